@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine (Linux, Python 3.11 or newer, no GPU, no root, no display):
+#
+#   make reproduce   set up, then every figure and table at the CPU scale from real data, then the site
+#   make test        set up, then every test
+#
+# The virtual environment lives in .venv; PYTHON=… chooses the interpreter it is made from.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SCALE  ?= digits
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MPLBACKEND := agg
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce full test export clean-notebooks notebooks docs readme clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## the virtual environment, with the package installed from this checkout
+
+$(VENV)/.ready: settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "asyncpatch needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …")'
+	@echo 'Setting up .venv (a few minutes the first time: torch is large)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off -e '.[dev]'
+	@touch $@
+
+reproduce: setup ## the main job: figures and tables into figures/, then the site
+	$(BIN)/asyncpatch reproduce --scale $(SCALE)
+	$(BIN)/python tools/build_docs.py --executed runs/$(SCALE)/notebooks
+
+full: setup ## the full records behind the products that ship (hours on a CPU)
+	$(BIN)/asyncpatch reproduce --scale $(SCALE) --full
+
+test: setup ## exported, clean, every notebook run, every law asserted
+	$(BIN)/python tools/check_exported.py
+	ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
+	ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
+
+export: setup ## notebooks -> asyncpatch/*.py
+	$(BIN)/nbdev_export
+
+clean-notebooks: setup ## strip what does not belong in a stored notebook
+	$(BIN)/nbdev_clean
+
+notebooks: setup ## run notebooks in place and keep their outputs (NB=path for one)
+	$(BIN)/python tools/run_notebooks.py $(NB)
+
+docs: setup ## the site, with Quarto where it is installed, else with Sphinx
+	$(BIN)/python tools/build_docs.py
+
+readme: setup ## README.md from nbs/index.ipynb
+	$(BIN)/python tools/build_readme.py
+
+clean: ## what can be made again (not the virtual environment, not runs/)
+	rm -rf _docs _site _proc jupyter_execute build dist *.egg-info
