@@ -66,4 +66,11 @@ d = { 'settings': { 'branch': 'main',
                                  'asyncpatch.unet._run': ('library/unet.html#_run', 'asyncpatch/unet.py'),
                                  'asyncpatch.unet.count_parameters': ('library/unet.html#count_parameters', 'asyncpatch/unet.py'),
                                  'asyncpatch.unet.reduce_times': ('library/unet.html#reduce_times', 'asyncpatch/unet.py'),
-                                 'asyncpatch.unet.sinusoidal_embedding': ('library/unet.html#sinusoidal_embedding', 'asyncpatch/unet.py')}}}
+                                 'asyncpatch.unet.sinusoidal_embedding': ('library/unet.html#sinusoidal_embedding', 'asyncpatch/unet.py')},
+            'asyncpatch.weights': { 'asyncpatch.weights.load': ('library/weights.html#load', 'asyncpatch/weights.py'),
+                                    'asyncpatch.weights.load_tensors': ('library/weights.html#load_tensors', 'asyncpatch/weights.py'),
+                                    'asyncpatch.weights.save': ('library/weights.html#save', 'asyncpatch/weights.py'),
+                                    'asyncpatch.weights.save_tensors': ('library/weights.html#save_tensors', 'asyncpatch/weights.py'),
+                                    'asyncpatch.weights.shipped': ('library/weights.html#shipped', 'asyncpatch/weights.py'),
+                                    'asyncpatch.weights.write_atomically': ( 'library/weights.html#write_atomically',
+                                                                             'asyncpatch/weights.py')}}}
