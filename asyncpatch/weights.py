@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+import asyncpatch
 from .schedules import Denoiser
 from .unet import UNet
 
@@ -73,7 +74,7 @@ def save(path:str|Path, # destination, `….safetensors`
     return save_tensors(path, net.state_dict(), dict(about, net=net.config))
 
 # %% ../nbs/library/18_weights.ipynb #e411be73
-SHIPPED = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../../asyncpatch/weights').resolve()
+SHIPPED = Path(asyncpatch.__file__).parent/'weights'
 
 # %% ../nbs/library/18_weights.ipynb #649e31ad
 def shipped()->list[str]: # names that `load` knows
