@@ -15,7 +15,7 @@ def colour(value):
 
 def clean(x, y):
     "The image: a sun over hills, with values in [0, 1]."
-    sun = math.exp(-((x - 56)**2 + (y - 8)**2)/40)
+    sun = math.exp(-((x - 22)**2 + (y - 7)**2)/30)
     hills = y > 14 + 2.2*math.sin(x/7) + 1.3*math.sin(x/3.1 + 1)
     return .12 + .06*math.sin(x/2) if hills else .3 + .028*y + .62*sun
 

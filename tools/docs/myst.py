@@ -6,6 +6,8 @@ references and links to the API are plain relative links, checked once the site 
 import ast
 import re
 from html import escape
+from io import StringIO
+from tokenize import COMMENT, generate_tokens
 
 from docs.book import CODE, LINK, REFERENCE, options, outside_code, relative, text_of
 
@@ -15,6 +17,7 @@ EQUATION = re.compile(r'(?P<before>^[ \t>]*|[^\n]*?)\$\$(?P<tex>(?:(?!\$\$).)+)\
 IMAGE = re.compile(r'^!\[(?P<caption>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<path>[^()\s]+)\)\{#(?P<name>fig-[\w-]+)(?P<rest>[^}\n]*)\}[ \t]*$', re.M)
 TABLE = re.compile(r'(?P<rows>(?:^\|.*\|[ \t]*\n)+)\n?^:[ \t]+(?P<caption>.*?)[ \t]*\{#(?P<name>tbl-[\w-]+)[^}\n]*\}[ \t]*$', re.M)
 HEADING = re.compile(r'^(?P<heading>#+ .*?)[ \t]*\{#(?P<name>sec-[\w-]+)[^}\n]*\}[ \t]*$', re.M)
+NOTEBOOK = re.compile(r'(?<!!)\[(?P<words>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>(?!https?:)[^()\s]+\.ipynb(?:#[^()\s]*)?)\)')
 TAGS = {('echo', 'false'): 'remove-input', ('code-fold', 'true'): 'hide-input', ('output', 'false'): 'remove-output', ('include', 'false'): 'remove-cell'}
 PLAIN_IMAGES = ('image/png', 'image/jpeg', 'image/svg+xml', 'image/gif')
 
@@ -40,9 +43,25 @@ def figure(match, book):
     return f':::{{figure}} {match["path"]}\n:name: {match["name"]}\n{style}\n{numbered(match["caption"], match["name"], book)}\n:::'
 
 
+def table_caption(caption, name, book):
+    "A numbered caption above a table, with an anchor where it has a label."
+    anchor = f'<span class="anchor" id="{name}"></span>\n\n' if name else ''
+    return f'{anchor}::: {{.table-caption}}\n{numbered(caption, name, book)}\n:::'
+
+
 def table(match, book):
-    "A pipe table with a labelled caption becomes a numbered table."
-    return f':::{{table}} {numbered(match["caption"], match["name"], book)}\n:name: {match["name"]}\n\n{match["rows"]}:::'
+    "A pipe table with a labelled caption becomes a numbered table, caption first."
+    return f'{table_caption(match["caption"], match["name"], book)}\n\n{match["rows"]}'
+
+
+def title_of(kind, attributes, lines):
+    "The title of a callout: the heading with which it begins (taken off `lines`), its attribute, or its kind."
+    while lines and not lines[0].strip('> \t'): lines.pop(0)
+    if lines and (head := re.match(r'[ \t>]*#+ (.*)', lines[0])):
+        lines.pop(0)
+        return head[1]
+    named = re.search(r'title=["\']([^"\']*)["\']', attributes)
+    return named[1] if named else kind.capitalize()
 
 
 def open_fence(attributes, lines, indent, depth):
@@ -52,11 +71,7 @@ def open_fence(attributes, lines, indent, depth):
     if not kind:
         classes = ' '.join(re.findall(r'\.([\w-]+)', attributes))
         return [f'{indent}{colons}{{container}} {classes}'.rstrip(), indent.rstrip()], [f'{indent}{colons}']
-    while lines and not lines[0].strip('> \t'): lines.pop(0)
-    head = re.match(r'[ \t>]*#+ (.*)', lines[0]) if lines else None
-    named = re.search(r'title=["\']([^"\']*)["\']', attributes)
-    title = head[1] if head else named[1] if named else kind[1].capitalize()
-    if head: lines.pop(0)
+    title = title_of(kind[1], attributes, lines)
     if re.search(r'collapse=["\']?true', attributes):
         return [f'{indent}<details class="admonition {kind[1]}"><summary class="admonition-title">{escape(title)}</summary>', indent.rstrip()], [indent.rstrip(), f'{indent}</details>']
     return [f'{indent}{colons}{{admonition}} {title}', f'{indent}:class: {kind[1]}', indent.rstrip()], [f'{indent}{colons}']
@@ -106,13 +121,14 @@ def to_myst(text, page, book, base='', files=None):
     if base: text = re.sub(rf'\[`([^`]+)`\]\({re.escape(base)}([\w/]+\.html)#([\w.]+)\)', lambda m: api_link(m, page, book), text)
 
     def prose(part):
+        part = NOTEBOOK.sub(lambda m: m[0] if book.page_at(book.repository_path(page, m['target'])) else m['words'], part)
+        part = LINK.sub(local, part)
         part = EQUATION.sub(lambda m: equation(m, book), part)
         part = IMAGE.sub(lambda m: figure(m, book), part)
         part = TABLE.sub(lambda m: table(m, book), part)
         part = HEADING.sub(lambda m: f'({m["name"]})=\n{m["heading"]}', part)
         part = fences(part)
-        part = REFERENCE.sub(lambda m: book.reference(m[1], page), part)
-        return LINK.sub(lambda m: local(m), part)
+        return REFERENCE.sub(lambda m: book.reference(m[1], page), part)
 
     def local(match):
         if match[1]: return link(match[1], page, book, files)
@@ -131,17 +147,18 @@ def parse_signature(code):
     "A signature with docments as (call without types, rows (name, type, default, meaning), result (type, meaning))."
     code = code.strip()
     tree = ast.parse(code + '\n    ...').body[0]
-    lines = code.splitlines()
+    comments = {token.start[0]: token.string.lstrip('# ') for token in generate_tokens(StringIO(code + '\n').readline) if token.type == COMMENT}
     text = lambda node: ast.get_source_segment(code, node) if node else ''
-    comment = lambda node: lines[node.lineno - 1].partition('# ')[2]
     a, rows = tree.args, []
     positional = a.posonlyargs + a.args
     defaults = [None]*(len(positional) - len(a.defaults)) + a.defaults
     for arg, default in [*zip(positional, defaults), (a.vararg, None), *zip(a.kwonlyargs, a.kw_defaults), (a.kwarg, None)]:
         if arg is None: continue
         stars = '*' if arg is a.vararg else '**' if arg is a.kwarg else ''
-        rows.append((stars + arg.arg, short_type(text(arg.annotation)), text(default), comment(arg)))
-    result = (short_type(text(tree.returns)), lines[-1].partition('# ')[2])
+        rows.append((arg.lineno, stars + arg.arg, short_type(text(arg.annotation)), text(default)))
+    last = {line: name for line, name, *_ in rows}    # a comment belongs to the last argument of its line
+    rows = [(*row, comments.get(line, '') if last[line] == row[0] else '') for line, *row in rows]
+    result = (short_type(text(tree.returns)), comments.get(len(code.splitlines()), '')) if tree.returns else ('', '')
     for node in ast.walk(a):
         if isinstance(node, ast.arg): node.annotation = None
     return f'{tree.name}({ast.unparse(a)})', rows, result
@@ -157,11 +174,13 @@ def code_text(text):
 
 
 def argument_table(rows, result):
-    "The arguments, one row each, and what is returned; nothing where nothing is said about them."
-    if not any(any(row[1:]) for row in rows) and not any(result): return ''
-    lines = [f'| `{name}` | {code_text(kind)} | {code_text(default)} | {cell_text(meaning)} |' for name, kind, default, meaning in rows]
-    if any(result): lines.append(f'| *returns* | {code_text(result[0])} | | {cell_text(result[1])} |')
-    return '\n'.join(['| argument | type | default | meaning |', '|---|---|---|---|', *lines])
+    "The arguments, one row each, and what is returned; columns that would be empty are left out."
+    lines = [(f'`{name}`', code_text(kind), code_text(default), cell_text(meaning)) for name, kind, default, meaning in rows]
+    if any(result): lines.append(('*returns*', code_text(result[0]), '', cell_text(result[1])))
+    kept = [n for n in range(4) if any(line[n] for line in lines)]
+    if kept in ([], [0]): return ''
+    table = [('argument', 'type', 'default', 'meaning'), ('---',)*4, *lines]
+    return '\n'.join(f'| {" | ".join(line[n] for n in kept)} |' for line in table)
 
 
 def api_entry(doc, level):
@@ -170,6 +189,7 @@ def api_entry(doc, level):
     doc = re.sub(r'^\[source\]\([^)]*\)(\{[^}]*\})?\s*', '', doc)
     name, code, words = re.match(r'#+ (\S+)\s*(?:```python\n(.*?)```)?\s*(.*)', doc, re.S).groups()
     summary, _, rest = words.partition('\n\n')
+    if summary == '*Call self as a function.*': summary = ''    # what inspect says where nobody wrote a docstring
     if re.fullmatch(r'\*[^*].*\*', summary, re.S): summary = summary[1:-1]
     try: call, rows, result = parse_signature(code or '')
     except (SyntaxError, IndexError): call, rows, result = (code or '').strip(), [], ()
@@ -243,7 +263,7 @@ class Translator:
         outputs = [self.output(output) for output in cell.get('outputs', [])]
         plain = dict(cell, source=source, outputs=outputs, metadata={'tags': tags})
         if 'fig-cap' in seen and outputs: return self.figure(plain, seen)
-        if 'tbl-cap' in seen: plain['outputs'] = [self.caption(seen, 'tbl'), *outputs]
+        if 'tbl-cap' in seen: plain['outputs'] = [self.caption(seen), *outputs]
         return [plain] if source.strip() or outputs else []
 
     def figure(self, cell, seen):
@@ -255,10 +275,9 @@ class Translator:
         first = dict(cell, outputs=cell['outputs'][:-1])
         return [first, last] if first['outputs'] or 'remove-input' not in cell['metadata']['tags'] else [last]
 
-    def caption(self, seen, kind):
-        name = seen.get('label', '')
-        words = numbered(self.text(seen[f'{kind}-cap']), name, self.book)
-        return {'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': f'({name})=\n:::{{container}} table-caption\n{words}\n:::'}}
+    def caption(self, seen):
+        "The caption of a table that a cell makes, as the first of its outputs."
+        return {'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': self.text(table_caption(seen['tbl-cap'], seen.get('label', ''), self.book))}}
 
     def output(self, output):
         "Markdown that a cell made is translated too; images of kinds that myst-nb does not know become HTML."
