@@ -23,9 +23,12 @@ def _check_positive(value, name):
     if wrong.numel(): raise ValueError(f"{name} must be positive and finite, got {wrong[0].item():g}")
     return value
 
-def _check_within(t, eps):
+def _check_eps(eps):
     if not 0 <= eps < .5: raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
-    inside = (check_times(t) >= t.new_tensor(eps)) & (t <= t.new_tensor(1 - eps))
+    return eps
+
+def _check_within(t, eps):
+    inside = (check_times(t) >= t.new_tensor(_check_eps(eps))) & (t <= t.new_tensor(1 - eps))
     if not inside.all(): raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got {t[~inside][0].item():g}")
     return t
 
@@ -139,9 +142,9 @@ def token_times(h:Tensor, # cumulative hazards, at least 0, any shape
 )->Tensor: # token times in [eps, 1 - eps], of the shape of `h`
     """The token times with given hazards, $t_i=(1-\\varepsilon)-(1-2\\varepsilon)e^{-h_i}$ (paper Eq. 27 with $h=\\alpha\\sigma$).
 
-    Raises `ValueError` for a negative hazard."""
+    Raises `ValueError` for a negative hazard or `eps` outside [0, 1/2)."""
     if not (h >= 0).all(): raise ValueError(f"h must be at least 0, got {h.min().item():g}")
-    return torch.lerp(h.new_tensor(eps), h.new_tensor(1 - eps), -torch.expm1(-h))
+    return torch.lerp(h.new_tensor(_check_eps(eps)), h.new_tensor(1 - eps), -torch.expm1(-h))
 
 # %% ../nbs/theory/02_paths.ipynb #90abf36d
 def path(alpha:Tensor, # positive clock rates, (..., N)
