@@ -196,10 +196,15 @@ def asyncpatch(n:int, # images
     width:int, # pixels
     generator:Generators=None, # one for the batch, or one per image
     device:str|torch.device='cpu', # where the times will be
-    **law, # scales, weights, shift, cap, t_min, t_max, as in `asyncpatch_cells`
+    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
+    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
+    shift:bool=False, # move the grid of each image by a random offset
+    cap:float=.5, # largest half-width of the interval, as a share of t_max - t_min
+    t_min:float=T_MIN, # the cleanest time
+    t_max:float=T_MAX, # the noisiest time
 )->Tensor: # times, (n, 1, height, width)
     "A centre for the image, then for every patch a time in the largest feasible interval around it (paper Fig. 2, right)."
-    _, cells, index = asyncpatch_cells(n, height, width, generator, device, **law)
+    _, cells, index = asyncpatch_cells(n, height, width, generator, device, scales, weights, shift, cap, t_min, t_max)
     return look_up(cells, index)
 
 # %% ../nbs/library/11_timesteps.ipynb #371215cc
