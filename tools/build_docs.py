@@ -10,6 +10,7 @@ interrupted or failed build leaves the former site as it was.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,10 +61,17 @@ def heading_of(page):
     return '\n\n'.join(lines)
 
 
+def inline(text):
+    "Words of a title or subtitle as HTML, with their mathematics and code."
+    text = escape(text, quote=False)
+    text = re.sub(r'`([^`]+)`', r'<code>\1</code>', text)
+    return re.sub(r'\$([^$]+)\$', r'<span class="math notranslate nohighlight">\\(\1\\)</span>', text)
+
+
 def cards(part, page):
     "The pages of a part as cards, seen from `page`."
     items = [f'<a class="card-link" href="{relative(p.url, page)}"><span class="card-number">{"" if p.chapter is None else p.chapter}</span>'
-             f'<span class="card-name">{escape(p.title)}</span><span class="card-words">{escape(p.subtitle)}</span></a>' for p in part.pages]
+             f'<span class="card-name">{inline(p.title)}</span><span class="card-words">{inline(p.subtitle)}</span></a>' for p in part.pages]
     return '<div class="book-cards">' + ''.join(items) + '</div>'
 
 
@@ -130,6 +138,7 @@ def render_with_sphinx(book, processed, work, config, base):
     if not mathjax: print('Equations are set by MathJax from its CDN: the site needs a network to show them (pip install sphinx-mathjax-offline avoids it)')
     run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-j', 'auto', '-b', 'html', '-d', work/'doctrees', source, site], work)
     for leftover in ('.buildinfo', 'objects.inv'): (site/leftover).unlink(missing_ok=True)
+    shutil.rmtree(site/'_sources', ignore_errors=True)
     return site
 
 
@@ -204,8 +213,8 @@ def build(executed=None, route=None):
     config = get_config(path=ROOT)
     base = f'{config.doc_host}{config.doc_baseurl.rstrip("/")}/'
     book = Book(ROOT, executed)
-    for line in book.warnings: print(f'warning: {line}')
-    if book.problems: raise BookError('\n'.join(book.problems))
+    for line in dict.fromkeys(book.warnings): print(f'warning: {line}')
+    if book.problems: raise BookError('\n'.join(dict.fromkeys(book.problems)))
     replaced = [str(page.path) for page in book.pages if page.executed]
     if replaced: print(f'Showing your own run of {", ".join(replaced)}')
     render = {'quarto': render_with_quarto, 'sphinx': render_with_sphinx}[route or ('quarto' if shutil.which('quarto') else 'sphinx')]

@@ -30,6 +30,7 @@ html_static_path = ['_static']
 html_css_files = ['custom.css']
 html_favicon = '_static/favicon.svg'
 html_copy_source = False
+html_use_index = False
 html_show_sourcelink = False
 html_theme_options = {
     'logo': {'image_light': '_static/logo.svg', 'image_dark': '_static/logo.svg', 'text': settings['title'], 'alt_text': settings['title']},
