@@ -114,7 +114,7 @@ def write_sphinx_settings(config, source):
     "Configuration, style and MathJax beside the pages."
     mathjax = find_mathjax()
     for part in MATHJAX_PARTS if mathjax else (): copy(mathjax/part, source/'_static/mathjax'/part)
-    for name in ('custom.css', 'logo.svg', 'favicon.svg'): copy(ASSETS/name, source/'_static'/name)
+    for name in ('custom.css', 'fit.js', 'logo.svg', 'favicon.svg'): copy(ASSETS/name, source/'_static'/name)
     (source/'_static/banner.svg').write_text(picture(), encoding='utf-8')
     copy(ASSETS/'conf.py', source/'conf.py')
     settings = {'title': config.title, 'author': config.author, 'copyright': config.copyright, 'macros': {},

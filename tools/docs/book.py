@@ -140,7 +140,8 @@ class Book:
         self.executed = Path(executed) if executed else None
         self.warnings, self.problems = [], []
         self.contents = yaml.safe_load((self.root/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-        self.named = {path for _, entries in self._grouped() for path in map(path_of, entries)}
+        self.named = [path for _, entries in self._grouped() for path in map(path_of, entries)]
+        self.problems += [f'_quarto.yml names {path} twice' for path in sorted(set(self.named)) if self.named.count(path) > 1]
         self.parts = [part for part in map(self._part, self._grouped()) if part.pages]
         self.pages = [page for part in self.parts for page in part.pages]
         self.by_url = {page.url: page for page in self.pages}

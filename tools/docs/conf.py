@@ -28,6 +28,7 @@ copybutton_selector = 'div.cell_input div.highlight pre'
 html_theme = 'sphinx_book_theme'
 html_static_path = ['_static']
 html_css_files = ['custom.css']
+html_js_files = ['fit.js']
 html_favicon = '_static/favicon.svg'
 html_copy_source = False
 html_use_index = False
@@ -47,7 +48,7 @@ mathjax_path = settings['mathjax']
 mathjax3_config = {
     'tex': {'macros': settings['macros'], 'tags': 'none'},
     'options': {'ignoreHtmlClass': 'tex2jax_ignore|mathjax_ignore|document', 'processHtmlClass': 'tex2jax_process|mathjax_process|math|output_area'},
-    'chtml': {'matchFontHeight': True},
+    'chtml': {'matchFontHeight': False, 'scale': 1.04},
 }
 
 
