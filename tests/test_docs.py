@@ -3,6 +3,7 @@ import json
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -227,6 +228,33 @@ def test_figures_and_animations(book):
     assert figure['metadata']['mystnb']['figure'] == {'caption': '**Figure 0.1.** See <a class="crossref" href="#eq-a">Eq. 0.1</a>.', 'name': 'fig-one'}
     assert animation['outputs'][0]['data'] == {'text/html': '<img alt="" src="data:image/webp;base64,UklG">'}
     assert table['metadata']['tags'] == ['remove-input'] and 'Eq. 0.1' in table['outputs'][0]['data']['text/markdown']
+
+
+@pytest.mark.parametrize(('contents', 'problem'), [
+    (['00_a.ipynb', '01_a.ipynb'], 'have the same address, a.html'),
+    (['00_a.ipynb', {'section': 'S', 'contents': ['00_a.ipynb']}], '_quarto.yml names 00_a.ipynb twice'),
+])
+def test_contents_are_checked(tmp_path, contents, problem):
+    pages = {'00_a.ipynb': [prose('# A')], '01_a.ipynb': [prose('# B')]}
+    assert problem in '\n'.join(make_book(tmp_path, pages, contents).problems)
+
+
+def test_a_second_route_is_taken_where_the_first_fails(book, tmp_path, monkeypatch, capsys):
+    def fails(*_): raise BookError('no such thing')
+    (tmp_path/'index.html').write_text('')
+    monkeypatch.setattr(build_docs, 'ROUTES', {'quarto': fails, 'sphinx': lambda *_: tmp_path})
+    config = SimpleNamespace(doc_host='', doc_baseurl='')
+    assert build_docs.render(book, tmp_path, config, ['quarto', 'sphinx']) == tmp_path and 'Quarto gave no whole site' in capsys.readouterr().out
+    with pytest.raises(BookError, match='no such thing'): build_docs.render(book, tmp_path, config, ['quarto'])
+
+
+def test_a_site_is_put_in_place_of_the_former(tmp_path):
+    for folder in ('new', 'work', 'site'): (tmp_path/folder).mkdir()
+    (tmp_path/'new/index.html').write_text('new')
+    (tmp_path/'site/index.html').write_text('old')
+    (tmp_path/'site/gone.html').write_text('old')
+    build_docs.put_in_place(tmp_path/'new', tmp_path/'site', tmp_path/'work')
+    assert [path.name for path in (tmp_path/'site').iterdir()] == ['index.html'] and (tmp_path/'site/index.html').read_text() == 'new'
 
 
 def test_quarto_gets_links_where_it_resolves_no_references(book):

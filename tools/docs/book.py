@@ -145,6 +145,7 @@ class Book:
         self.parts = [part for part in map(self._part, self._grouped()) if part.pages]
         self.pages = [page for part in self.parts for page in part.pages]
         self.by_url = {page.url: page for page in self.pages}
+        self.problems += [f'nbs/{page.path} and nbs/{self.by_url[page.url].path} have the same address, {page.url}' for page in self.pages if self.by_url[page.url].path != page.path]
         self.api = {page.url: {name for cell in page.cells if not is_hidden(cell) for name in api_names(cell)} for page in self.pages}
         self.labels = {}
         for page in self.pages: self._number(page)

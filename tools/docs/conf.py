@@ -37,6 +37,7 @@ html_theme_options = {
     'logo': {'image_light': '_static/logo.svg', 'image_dark': '_static/logo.svg', 'text': settings['title'], 'alt_text': settings['title']},
     'show_toc_level': 2,
     'navbar_start': [], 'navbar_center': [], 'navbar_end': [], 'navbar_persistent': [],
+    'footer_content_items': ['copyright.html'],
     'use_download_button': False,
     'use_fullscreen_button': False,
     'pygments_light_style': 'tango',

@@ -5,9 +5,9 @@ function fitEquations() {
     if (!math) continue;
     math.dataset.size ??= parseFloat(math.style.fontSize) || 100;
     math.style.fontSize = `${math.dataset.size}%`;
-    const share = box.clientWidth / box.scrollWidth;
+    const share = box.clientWidth / Math.max(math.offsetWidth, box.scrollWidth);
     if (share < 1) math.style.fontSize = `${math.dataset.size * Math.max(0.98 * share, 2 / 3)}%`;
   }
 }
-window.addEventListener('load', () => window.MathJax?.startup?.promise?.then(fitEquations));
+window.addEventListener('load', () => window.MathJax?.startup?.promise?.then(() => setTimeout(fitEquations)));
 window.addEventListener('resize', fitEquations);

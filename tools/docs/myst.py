@@ -115,14 +115,18 @@ def link(target, page, book, files):
     return f'/book/{repository_path}'
 
 
+def later_as_words(text, page, book):
+    "Links to notebooks that are not in the book (yet) lose their address."
+    return NOTEBOOK.sub(lambda m: m[0] if book.page_at(book.repository_path(page, m['target'])) else m['words'], text)
+
+
 def to_myst(text, page, book, base='', files=None):
     "Translate one Markdown text of `page`; files that it shows are added to `files`, as paths from the repository root."
     files = set() if files is None else files
     if base: text = re.sub(rf'\[`([^`]+)`\]\({re.escape(base)}([\w/]+\.html)#([\w.]+)\)', lambda m: api_link(m, page, book), text)
 
     def prose(part):
-        part = NOTEBOOK.sub(lambda m: m[0] if book.page_at(book.repository_path(page, m['target'])) else m['words'], part)
-        part = LINK.sub(local, part)
+        part = LINK.sub(local, later_as_words(part, page, book))
         part = EQUATION.sub(lambda m: equation(m, book), part)
         part = IMAGE.sub(lambda m: figure(m, book), part)
         part = TABLE.sub(lambda m: table(m, book), part)
