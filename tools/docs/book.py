@@ -174,7 +174,10 @@ class Book:
             if is_hidden(cell): continue
             source = text_of(cell)
             names = [(m[1], source[:m.start()]) for m in LABEL.finditer(CODE.sub(lambda m: ' '*len(m[0]), source))] if cell['cell_type'] == 'markdown' else []
-            if cell['cell_type'] == 'code' and (name := options(source).get('label')): names.append((name, ''))
+            if cell['cell_type'] == 'code' and (name := options(source).get('label')):
+                names.append((name, ''))
+                if not {'fig-cap', 'tbl-cap'} & options(source).keys(): self.problems.append(f'nbs/{page.path}: {name} has no caption')
+                if not cell['outputs']: self.warnings.append(f'nbs/{page.path}: {name} was stored without its output; run the notebook')
             for name, before in names: self._add_label(page, name, before, counts)
 
     def _add_label(self, page, name, before, counts):
