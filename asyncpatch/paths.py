@@ -78,7 +78,7 @@ def walk(alpha:Tensor, # positive clock rates, (..., N)
     Raises `ValueError` for rates that are not positive and for `K` below 1."""
     _check_positive(alpha, 'alpha')
     if K < 1: raise ValueError(f"K must be at least 1, got {K}")
-    clocks = torch.empty(*alpha.shape, K, dtype=alpha.dtype, device=alpha.device).exponential_(generator=generator)
+    clocks = torch.empty(*alpha.shape, K, dtype=torch.float64, device=alpha.device).exponential_(generator=generator)
     times, order = (clocks/alpha[..., None]).flatten(-2).sort()
     return order//K, times
 
@@ -156,10 +156,11 @@ def token_times(h:Tensor, # cumulative hazards, at least 0, any shape
     return torch.lerp(h.new_tensor(_check_eps(eps)), h.new_tensor(1 - eps), -torch.expm1(-h))
 
 # %% ../nbs/theory/02_paths.ipynb #90abf36d
+@torch.no_grad()
 def path(alpha:Tensor, # positive clock rates, (..., N)
     tau:Tensor|float, # physical times in [0, N], broadcastable to (...)
     eps:float=0., # distance of start and end from the corners of the cube
-)->Tensor: # token times y(tau), (..., N)
+)->Tensor: # token times y(tau), (..., N); no gradient flows through them
     """The fluid limit $\\mathbf y(\\tau)$ of the walk in closed form (paper Eq. 27).
 
     Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that do not match."""
