@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .joint import GaussianMixture, Generators, corrupt
-from .samplers import CountCalls, affine_moments, ancestral_step, ddim_step, forward_jump, sample
+from .samplers import CountCalls, ancestral_step, ddim_step, forward_jump, propagate, sample
 from .schedules import rectified_flow
 from .spatial import inpainting, synchronous, time_grid
 
@@ -42,12 +42,13 @@ def native(denoiser:Callable, # posterior mean at fields of times, `denoiser(z, 
     points:int=250, # of the time grid; one more than there are calls
     stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
 )->Tensor: # images with the known pixels of `x`, (B, C, H, W)
     """AsyncPatch's own inpainting: known pixels stay at time 0, the others run from 1 to 0 (paper Eq. 4).
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     step = partial(ddim_step, stochasticity=stochasticity)
-    return sample(denoiser, inpainting(known, points), x=_given(x, known), label=label, generator=generator, step=step, schedule=schedule)
+    return run(denoiser, inpainting(known, points), x=_given(x, known), label=label, generator=generator, step=step, schedule=schedule)
 
 # %% ../nbs/library/21_inpainting.ipynb #57d15717
 def imputation_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
@@ -63,7 +64,7 @@ def imputation_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
 )->tuple[Tensor, Tensor]: # noisy images at `s`, and the posterior mean that led there
     "An ordinary step, then the known pixels noised afresh to where it ended (@eq-imputation)."
     z, x0 = ddim_step(denoiser, z, t, s, generator, label, stochasticity, schedule)
-    return torch.where(known, corrupt(x, s, generator, schedule)[0], z), x0
+    return torch.where(known, corrupt(x.expand_as(z), s, generator, schedule)[0], z), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #7a7fd0ec
 def imputation(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
@@ -74,6 +75,7 @@ def imputation(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, ask
     points:int=250, # of the time grid; one more than there are calls
     stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
 )->Tensor: # images with the known pixels of `x`, (B, C, H, W)
     """Plain imputation, also called replacement (Song et al., 2021): put the known pixels back after each step.
 
@@ -81,7 +83,7 @@ def imputation(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, ask
     given = _given(x, known)
     if bool(known.all()): return given
     step = partial(imputation_step, x=given, known=known, stochasticity=stochasticity)
-    return sample(denoiser, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(denoiser, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
 
 # %% ../nbs/library/21_inpainting.ipynb #f0714a0c
 def repaint_schedule(levels:int=250, # noise levels, as many as plain sampling would take calls
@@ -115,8 +117,9 @@ def repaint_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
 )->tuple[Tensor, Tensor|None]: # noisy images at `s`, and the posterior mean that led there (None on the way up)
     "Up: the forward process. Down: the known pixels noised afresh to where we are, then an ancestral step of the whole image."
     if bool((s > t).all()): return forward_jump(z, t, s, generator, schedule), None
-    together = torch.where(known, corrupt(x, t, generator, schedule)[0], z)
-    return ancestral_step(denoiser, together, t, s, generator, label, schedule=schedule)
+    together = torch.where(known, corrupt(x.expand_as(z), t, generator, schedule)[0], z)
+    z, x0 = ancestral_step(denoiser, together, t, s, generator, label, schedule=schedule)
+    return torch.where(known & (s == 0), x, z), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #be46c738
 def repaint(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
@@ -128,6 +131,7 @@ def repaint(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked 
     jump:int=10, # how many levels a resampling climbs
     resamples:int=10, # how often each stretch of the way is walked down
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
 )->Tensor: # images with the known pixels of `x`, (B, C, H, W)
     """RePaint (Lugmayr et al., 2022, Algorithm 1): imputation that goes back up to let the two parts settle.
 
@@ -137,8 +141,7 @@ def repaint(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked 
     times, walk = _clock(levels + 1, x).flip(0), repaint_schedule(levels, jump, resamples)
     plan = lambda i, z, x0: times[walk[i]] if i < len(walk) else None
     step = partial(repaint_step, x=given, known=known)
-    z = sample(denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule)
-    return torch.where(known, given, z)
+    return run(denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule)
 
 # %% ../nbs/library/21_inpainting.ipynb #7780b1bf
 def biharmonic(denoiser:Callable|None, # not asked; None will do
