@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, '-W', 'ignore', '-c', 'import sys; from asyncpatch.cli import main; sys.exit(main())']
 
 
 def asyncpatch(*arguments, cwd=ROOT, **environment):
-    return subprocess.run([sys.executable, '-m', 'asyncpatch.cli', *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore', **environment})
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore', **environment})
 
 
 def test_help_is_worth_reading():
@@ -65,7 +66,7 @@ def test_reproduce_needs_a_checkout(tmp_path):
 
 
 def test_interrupted_training_leaves_a_run_that_continues(tmp_path):
-    command = [sys.executable, '-W', 'ignore', '-m', 'asyncpatch.cli', 'train', '--scale', 'smoke', '--steps', '4000', '--out', str(tmp_path/'run')]
+    command = [*COMMAND, 'train', '--scale', 'smoke', '--steps', '4000', '--out', str(tmp_path/'run')]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     while not (tmp_path/'run/checkpoint.safetensors').is_file(): time.sleep(.02)
     process.send_signal(signal.SIGINT)
