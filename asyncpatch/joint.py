@@ -61,7 +61,7 @@ def _observe(z, alpha, sigma, means, covs):
     factor, failed = torch.linalg.cholesky_ex(M + torch.diag_embed(constant.to(M)))
     if failed.any(): raise ValueError("t leaves z_t without a density: where sigma = 0, the covariance of the data must not be singular")
     residual = z[:, None] - alpha[:, None]*means
-    impossible = (constant & (residual != 0)).any(-1)
+    impossible = (constant & (residual.abs() > 1e-6*(1 + means.abs()))).any(-1)   # up to the rounding of float32 data
     residual = residual.masked_fill(constant, 0)
     w = _solve(factor, residual)
     log_det = 2*factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -215,7 +215,7 @@ class _NoisyMixture(_CleanMixture):
 class GaussianMixture(_NoisyMixture):
     """The exact answers for data from a mixture of Gaussians, at any field of times; itself a denoiser.
 
-    A coordinate of zero variance is a constant. Raises `ValueError` for weights, means, covariances, times, data and labels that do not fit."""
+    A coordinate of zero variance is a constant; data that contradict one have log-density -inf and no posterior (NaN). Raises `ValueError` for weights, means, covariances, times, data and labels that do not fit."""
     def posterior_mean(self,
         z:Tensor, # noisy data, (B, *shape)
         t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
@@ -250,6 +250,7 @@ class GaussianMixture(_NoisyMixture):
         label:Tensor|int|None=None, # class of the sample, or None for no class
     )->'GaussianMixture': # the law of the data given what is known, of the same class and shape
         "$p(\\mathbf x\\mid\\mathbf x_{\\mathrm{known}})$: the posterior with the known at $t=0$ and the missing at $t=1$."
+        if known.dtype != torch.bool: raise TypeError(f"known must be a boolean tensor, True where observed, got {known.dtype}")
         times = (~known).to(self.means.dtype).expand(self.shape)
         there = self._but(schedule=rectified_flow).posterior(values.masked_fill(~known, 0), times, label)
         return there._but(schedule=self.schedule)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .schedules import check_times
 
-# %% ../nbs/theory/02_paths.ipynb #e16b088f
+# %% ../nbs/theory/02_paths.ipynb #651ade63
 def _check_positive(value, name):
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
-    if value.dim() == 0: raise ValueError(f"{name} must have a last dimension of tokens, got a scalar, {value.item():g}")
+    if value.dim() == 0: raise ValueError(f"{name} must have a last dimension of tokens, got the scalar {value.item():g}")
     wrong = value[~((value > 0) & (value < math.inf))]
     if wrong.numel(): raise ValueError(f"{name} must be positive and finite, got {wrong[0].item():g}")
     return value
@@ -27,64 +27,68 @@ def _check_eps(eps):
     if not 0 <= eps < .5: raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
     return eps
 
-# %% ../nbs/theory/02_paths.ipynb #651ade63
-def walk_probabilities(t:Tensor, # position on the grid, times in [eps, 1 - eps], (..., N)
+def _check_within(t, eps):
+    inside = (check_times(t) >= t.new_tensor(_check_eps(eps))) & (t <= t.new_tensor(1 - eps))
+    if not inside.all(): raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got {t[~inside][0].item():g}")
+    return t
+
+# %% ../nbs/theory/02_paths.ipynb #9769295a
+def walk_probabilities(t:Tensor, # times in [eps, 1 - eps], (..., N)
     alpha:Tensor, # positive clock rates (the environment), (..., N)
     eps:float=0., # distance of the grid from the corners of the cube
-)->Tensor: # p_i(t; alpha), (..., N)
-    """Who steps next: token i with probability $\\alpha_i(1-\\varepsilon-t_i)/S$ (paper Eq. 14).
+)->Tensor: # p_i(t; alpha), which sum to 1 over the tokens, (..., N)
+    """Who moves next: token i with probability $\\alpha_i(1-\\varepsilon-t_i)/S$ (paper Eq. 14).
 
-    Raises `ValueError` for rates that are not positive, times outside [eps, 1 - eps], and at the terminal corner, where nobody can."""
-    weight = _check_positive(alpha, 'alpha')*(1 - _check_eps(eps) - check_times(t))
-    if t.min() < eps - 1e-9 or weight.min() < -1e-9: raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got values from {t.min().item():g} to {t.max().item():g}")
-    weight = weight.clamp(min=0)
-    if (weight.sum(-1) <= 0).any(): raise ValueError(f"t must leave somebody to move, got the terminal corner {1 - eps:g}")
-    return weight/weight.sum(-1, keepdim=True)
+    Raises `ValueError` for rates that are not positive, times outside [eps, 1 - eps], and the noise corner, where nobody can move."""
+    weight = _check_positive(alpha, 'alpha')*(1 - eps - _check_within(t, eps))
+    S = weight.sum(-1, keepdim=True)
+    if not (S > 0).all(): raise ValueError(f"t must leave a token to move, got the noise corner {1 - eps:g}")
+    return weight/S
 
-# %% ../nbs/theory/02_paths.ipynb #7d952cb1
+# %% ../nbs/theory/02_paths.ipynb #3f0fde77
 def sample_environment(n:int, # number of environments
     tokens:int, # number of tokens N
-    shape:float|Tensor=1., # Gamma shape of the clock rates; 1 is the paper, (N,) gives each token its own
+    shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
     generator:torch.Generator|None=None, # of the draw, on whose device the result lies
     dtype:torch.dtype=torch.float64, # of the result
 )->Tensor: # alpha, (n, tokens)
-    """Independent clock rates $\\alpha_i\\sim\\mathrm{Gamma}(k)$; $k=1$ is the paper's exponential environment (Definition 4).
+    """Independent clock rates $\\alpha_i\\sim\\mathrm{Gamma}(k)$; the paper's environment is k = 1 (Definition 4).
 
-    Raises `ValueError` for a shape that is not positive."""
-    shape = torch.as_tensor(shape, dtype=dtype, device=generator.device if generator else 'cpu')
-    _check_positive(shape.reshape(-1), 'shape')
-    if shape.dim() and shape.shape != (tokens,): raise ValueError(f"shape must be a number or have {tokens} entries, got {tuple(shape.shape)}")
-    return torch._standard_gamma(shape.expand(n, tokens), generator=generator)
+    Raises `ValueError` for a shape that is not positive or does not match the number of tokens."""
+    k = torch.as_tensor(shape, dtype=dtype, device=generator.device if generator else 'cpu')
+    if k.dim() and k.shape != (tokens,): raise ValueError(f"shape must be a number or have {tokens} entries, got shape {tuple(k.shape)}")
+    _check_positive(k.reshape(-1), 'shape')
+    return torch._standard_gamma(k.expand(n, tokens), generator=generator)
 
-# %% ../nbs/theory/02_paths.ipynb #18342856
+# %% ../nbs/theory/02_paths.ipynb #0ca68b33
 def walk(alpha:Tensor, # positive clock rates, (..., N)
     K:int, # ticks of each clock
     generator:torch.Generator|None=None, # of the draw
-)->tuple[Tensor, Tensor]: # who moves at each step, (..., N*K), and the ring times, ascending
-    """The monotone random walk (paper Eq. 14) as the order in which $NK$ exponential clocks ring.
+)->tuple[Tensor, Tensor]: # who moves at each step, integers (..., N*K), and when it rang, ascending
+    """The monotone random walk as the order in which $NK$ exponential clocks ring (the law of paper Eq. 14, exactly).
 
-    Raises `ValueError` for rates that are not positive or `K` below 1."""
+    Raises `ValueError` for rates that are not positive and for `K` below 1."""
     _check_positive(alpha, 'alpha')
     if K < 1: raise ValueError(f"K must be at least 1, got {K}")
-    clocks = torch.empty(*alpha.shape, K, dtype=alpha.dtype, device=alpha.device).exponential_(generator=generator)/alpha[..., None]
-    times, order = clocks.flatten(-2).sort()
+    clocks = torch.empty(*alpha.shape, K, dtype=alpha.dtype, device=alpha.device).exponential_(generator=generator)
+    times, order = (clocks/alpha[..., None]).flatten(-2).sort()
     return order//K, times
 
-# %% ../nbs/theory/02_paths.ipynb #9769295a
-def counts(moves:Tensor, # who moves at each step, (..., N*K)
-    steps:Tensor, # step numbers in ascending order, integers in [0, N*K], (T,)
+# %% ../nbs/theory/02_paths.ipynb #457673c3
+def counts(moves:Tensor, # who moves at each step, integers (..., N*K)
+    steps:Tensor, # step numbers in [0, N*K], ascending integers, (T,)
     tokens:int, # number of tokens N
-)->Tensor: # how often each token has moved within the first `steps` moves, (..., T, N)
-    """Where a walk stands after the steps asked for; the whole path, one row per step, would not fit into memory.
+)->Tensor: # how often each token has moved within the first so many steps, (..., T, N)
+    """Where a walk stands after the steps asked for.
 
-    Raises `ValueError` for step numbers out of order or out of range."""
+    Raises `ValueError` for step numbers that are out of order or out of range."""
     total, T = moves.shape[-1], len(steps)
-    if (steps.diff() < 0).any() or T and not 0 <= steps[0] <= steps[-1] <= total:
-        raise ValueError(f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else f'{T} values from {steps.min()} to {steps.max()}'}")
-    due = torch.searchsorted(steps, torch.arange(total, device=steps.device), right=True)    # first row that has seen the move
-    rows = moves.new_zeros(*moves.shape[:-1], (T + 1)*tokens)
-    rows.scatter_add_(-1, due*tokens + moves, torch.ones_like(moves))
-    return rows.unflatten(-1, (T + 1, tokens)).cumsum(-2)[..., :T, :]
+    if T and not (0 <= steps[0] and steps[-1] <= total and (steps.diff() >= 0).all()):
+        raise ValueError(f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else f'{T} numbers from {steps.min()} to {steps.max()}'}")
+    row = torch.searchsorted(steps, torch.arange(total, device=steps.device), right=True)    # the first that has seen the move
+    table = moves.new_zeros(*moves.shape[:-1], (T + 1)*tokens)
+    table.scatter_add_(-1, row*tokens + moves, torch.ones_like(moves))
+    return table.unflatten(-1, (T + 1, tokens)).cumsum(-2)[..., :T, :]
 
 # %% ../nbs/theory/02_paths.ipynb #a32bedc2
 def physical_time(alpha:Tensor, # positive clock rates, (..., N)
@@ -98,66 +102,64 @@ def physical_time(alpha:Tensor, # positive clock rates, (..., N)
     return -torch.expm1(-alpha*sigma[..., None]).sum(-1)
 
 # %% ../nbs/theory/02_paths.ipynb #4b854063
-def _survival(h):
-    "Log of the mean survival `e^-h` over the tokens, exact to rounding whether it is near 1 or near 0."
+def _log_left(h):
+    "Log of the mean of `e^-h` over the tokens, exact to rounding near 0 (little has gone) and far below (little is left)."
     gone = -torch.expm1(-h).mean(-1)
     return torch.where(gone < .5, torch.log1p(-gone), torch.logsumexp(-h, -1) - math.log(h.shape[-1]))
 
 @torch.no_grad()
 def auxiliary_time(alpha:Tensor, # positive clock rates, (..., N)
     tau:Tensor, # physical times in [0, N], broadcastable to (...)
-)->Tensor: # sigma in [0, inf], (...)
-    """Auxiliary time from physical time: the inverse of @eq-physical, by Newton's method on the log of the remaining mass.
+)->Tensor: # sigma in [0, inf], (...); no gradient flows through it
+    """Auxiliary time from physical time: the inverse of @eq-physical by a monotone Newton iteration.
 
     Raises `ValueError` for rates that are not positive or `tau` outside [0, N]."""
     N = _check_positive(alpha, 'alpha').shape[-1]
     if not ((tau >= 0) & (tau <= N)).all(): raise ValueError(f"tau must lie in [0, {N}], got values from {tau.min().item():g} to {tau.max().item():g}")
     tau = tau.to(alpha.dtype).expand(torch.broadcast_shapes(tau.shape, alpha.shape[:-1]))
-    tau, over = tau.where(tau < N, 0), tau == N
     target = torch.where(tau < N/2, torch.log1p(-tau/N), ((N - tau)/N).log())
-    sigma, tolerance = torch.zeros_like(tau), 100*torch.finfo(tau.dtype).eps
+    sigma, tolerance = torch.zeros_like(tau), -32*torch.finfo(tau.dtype).eps*target
     for _ in range(200):
         h = alpha*sigma[..., None]
-        step = (_survival(h) - target)/(torch.softmax(-h, -1)*alpha).sum(-1)
-        sigma = sigma + step
-        if (step.abs() <= tolerance*sigma).all(): break
-    return sigma.masked_fill(over, math.inf)
+        short = (_log_left(h) - target).masked_fill(tau == N, 0)
+        sigma = sigma + short/(torch.softmax(-h, -1)*alpha).sum(-1)
+        if (short <= tolerance).all(): break
+    return sigma.masked_fill(tau == N, math.inf)
 
-# %% ../nbs/theory/02_paths.ipynb #6add8ac9
-def hazards(t:Tensor, # token times in [eps, 1 - eps], (..., N)
-    eps:float=0., # distance from the corners
-)->Tensor: # h, from 0 (clean) to infinity (noise), of the shape of `t`
+# %% ../nbs/theory/02_paths.ipynb #dcd006b2
+def hazards(t:Tensor, # token times in [eps, 1 - eps], any shape
+    eps:float=0., # distance from the corners of the cube
+)->Tensor: # h in [0, inf], of the shape of `t`
     """The cumulative hazards $h_i=\\log\\frac{1-2\\varepsilon}{1-\\varepsilon-t_i}$ of token times (paper Eq. 31).
 
-    Raises `ValueError` for times outside [eps, 1 - eps]."""
-    low, high = (check_times(t).min(), check_times(t).max()) if t.numel() else (.5, .5)
-    if low < _check_eps(eps) or high > 1 - eps: raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got values from {low:g} to {high:g}")
-    return -torch.log1p(-(t - eps)/(1 - 2*eps))
+    Exact to rounding near both ends. Raises `ValueError` for times outside [eps, 1 - eps]."""
+    gone = (_check_within(t, eps) - eps)/(1 - 2*eps)
+    return torch.where(gone < .5, -torch.log1p(-gone), -((1 - eps - t)/(1 - 2*eps)).log())
 
-# %% ../nbs/theory/02_paths.ipynb #99d8b7e9
+# %% ../nbs/theory/02_paths.ipynb #671eeee4
 def token_times(h:Tensor, # cumulative hazards, at least 0, any shape
-    eps:float=0., # distance from the corners
+    eps:float=0., # distance from the corners of the cube
 )->Tensor: # token times in [eps, 1 - eps], of the shape of `h`
-    """The token times with hazards h, $t_i=(1-\\varepsilon)-(1-2\\varepsilon)e^{-h_i}$ (the inverse of `hazards`; Eq. 27 with $h=\\alpha\\sigma$).
+    """The token times with given hazards, $t_i=(1-\\varepsilon)-(1-2\\varepsilon)e^{-h_i}$ (paper Eq. 27 with $h=\\alpha\\sigma$).
 
-    Raises `ValueError` for a negative hazard."""
+    Raises `ValueError` for a negative hazard or `eps` outside [0, 1/2)."""
     if not (h >= 0).all(): raise ValueError(f"h must be at least 0, got {h.min().item():g}")
-    return _check_eps(eps) - (1 - 2*eps)*torch.expm1(-h)
+    return torch.lerp(h.new_tensor(_check_eps(eps)), h.new_tensor(1 - eps), -torch.expm1(-h))
 
-# %% ../nbs/theory/02_paths.ipynb #3660699d
+# %% ../nbs/theory/02_paths.ipynb #90abf36d
 def path(alpha:Tensor, # positive clock rates, (..., N)
     tau:Tensor, # physical times in [0, N], broadcastable to (...)
     eps:float=0., # distance of start and end from the corners of the cube
 )->Tensor: # token times y(tau), (..., N)
-    """The fluid limit $\\mathbf y(\\tau)$ of the walk, solved in closed form (paper Eq. 27).
+    """The fluid limit $\\mathbf y(\\tau)$ of the walk in closed form (paper Eq. 27).
 
     Raises `ValueError` for rates that are not positive or `tau` outside [0, N]."""
     return token_times(alpha*auxiliary_time(alpha, tau)[..., None], eps)
 
-# %% ../nbs/theory/02_paths.ipynb #eec1d3cd
-def transition_probabilities(h:Tensor, # positive cumulative hazards, (..., N)
+# %% ../nbs/theory/02_paths.ipynb #7478907e
+def transition_probabilities(h:Tensor, # positive, finite cumulative hazards, (..., N)
 )->Tensor: # p_i, which sum to 1 over the tokens, (..., N)
-    """Universal transition probabilities $p_i=(1-\\varepsilon-y_i)h_i/L$ (paper Eq. 29), a softmax of $\\log h-h$.
+    """The universal transition probabilities $p_i=(1-\\varepsilon-y_i)h_i/L$ (paper Eq. 29) as a softmax of $\\log h-h$.
 
     Raises `ValueError` for hazards that are not positive and finite."""
     return torch.softmax(_check_positive(h, 'h').log() - h, -1)

@@ -39,6 +39,7 @@ def rates(schedule:Callable, # maps t to (alpha, sigma)
     t:Tensor, # times in [0, 1], any shape
 )->tuple[Tensor, Tensor]: # d alpha/dt and d sigma/dt, each of the shape of `t`
     "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding (forward-mode differentiation)."
+    t = t.contiguous()                                       # an expanded time has no room for its tangent
     return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
 
 # %% ../nbs/theory/00_schedules.ipynb #bd58ffde
@@ -139,7 +140,7 @@ class Denoiser:
 
     Raises `ValueError` for an unknown `prediction`."""
     def __init__(self,
-        net:Callable, # `net(z, t, label)`, of the shape of `z`; t is passed as the (B, 1, H, W) field of times
+        net:Callable, # `net(z, t, label)`, of the shape of `z`; t comes as (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image
         schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
         prediction:str='v', # what the network says: x0, eps, v or score
     ):
@@ -151,5 +152,5 @@ class Denoiser:
         t:Tensor, # times in [0, 1], broadcastable to `z`
         label:Tensor|None=None, # class of each image, (B,), or None for no class
     )->Tensor: # posterior mean of the clean data, of the shape of `z`
-        field = t.to(z.dtype).expand(z.shape[0], 1, *z.shape[2:])
-        return to_x0(self.net(z, field, label), z, t, self.schedule, self.prediction)
+        clocks = t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape)
+        return to_x0(self.net(z, clocks.expand(len(z), *clocks.shape[1:]), label), z, t, self.schedule, self.prediction)
