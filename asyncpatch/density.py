@@ -26,7 +26,7 @@ def log_density(h:Tensor, # positive hazards of the token times, (..., N)
     shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
     eps:float=0., # distance from the corners of the cube
 )->Tensor: # log q, (...); the mass of q is N, not 1
-    """Log of the time that a random path spends near a point, per volume of token times (paper Eq. 33; @eq-gamma-density).
+    """Log of the time that a random path spends near a point, per volume of token times (paper Eq. 33; @eq-density-gamma).
 
     Raises `ValueError` for hazards or shapes that are not positive and finite, or shapes that do not match."""
     return _log_ray(h, shape) + (h.log() - h).logsumexp(-1) - h.shape[-1]*math.log(1 - 2*_check_eps(eps))
@@ -36,7 +36,7 @@ def log_flux(h:Tensor, # positive hazards of the token times, (..., N)
     shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
     eps:float=0., # distance from the corners of the cube
 )->Tensor: # log v_i, (..., N); each v_i has mass 1 - 2 eps
-    """Log of the movement of each token, $v_i=(1-2\\varepsilon)\\,p_i\\,q$ (@eq-flux).
+    """Log of the movement of each token, $v_i=(1-2\\varepsilon)\\,p_i\\,q$ (@eq-density-flux).
 
     Raises `ValueError` for hazards or shapes that are not positive and finite, or shapes that do not match."""
     return _log_ray(h, shape)[..., None] + h.log() - h - (h.shape[-1] - 1)*math.log(1 - 2*_check_eps(eps))

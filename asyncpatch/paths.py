@@ -27,6 +27,12 @@ def _check_eps(eps):
     if not 0 <= eps < .5: raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
     return eps
 
+def _check_fits(alpha, value, name):
+    value = torch.as_tensor(value, dtype=_check_positive(alpha, 'alpha').dtype, device=alpha.device)
+    try: torch.broadcast_shapes(alpha.shape[:-1], value.shape)
+    except RuntimeError: raise ValueError(f"{name} of shape {tuple(value.shape)} does not broadcast to environments of shape {tuple(alpha.shape)}, less the tokens") from None
+    return value
+
 def _check_within(t, eps):
     inside = (check_times(t) >= t.new_tensor(_check_eps(eps))) & (t <= t.new_tensor(1 - eps))
     if not inside.all(): raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got {t[~inside][0].item():g}")
@@ -40,6 +46,7 @@ def walk_probabilities(t:Tensor, # times in [eps, 1 - eps], (..., N)
     """Who moves next: token i with probability $\\alpha_i(1-\\varepsilon-t_i)/S$ (paper Eq. 14).
 
     Raises `ValueError` for rates that are not positive, times outside [eps, 1 - eps], and the noise corner, where nobody can move."""
+    if t.shape[-1:] != alpha.shape[-1:]: raise ValueError(f"t must have a time for each of {alpha.shape[-1]} rates, got shape {tuple(t.shape)}")
     weight = _check_positive(alpha, 'alpha')*(1 - eps - _check_within(t, eps))
     S = weight.sum(-1, keepdim=True)
     if not (S > 0).all(): raise ValueError(f"t must leave a token to move, got the noise corner {1 - eps:g}")
@@ -54,6 +61,7 @@ def sample_environment(n:int, # number of environments
 )->Tensor: # alpha, (n, tokens)
     """Independent clock rates $\\alpha_i\\sim\\mathrm{Gamma}(k)$; the paper's environment is k = 1 (Definition 4).
 
+    Rates that would underflow are the smallest normal number of `dtype`: in double precision less than one in a million while k > 0.02.
     Raises `ValueError` for a shape that is not positive or does not match the number of tokens."""
     k = torch.as_tensor(shape, dtype=dtype, device=generator.device if generator else 'cpu')
     if k.dim() and k.shape != (tokens,): raise ValueError(f"shape must be a number or have {tokens} entries, got shape {tuple(k.shape)}")
@@ -70,7 +78,7 @@ def walk(alpha:Tensor, # positive clock rates, (..., N)
     Raises `ValueError` for rates that are not positive and for `K` below 1."""
     _check_positive(alpha, 'alpha')
     if K < 1: raise ValueError(f"K must be at least 1, got {K}")
-    clocks = torch.empty(*alpha.shape, K, dtype=alpha.dtype, device=alpha.device).exponential_(generator=generator)
+    clocks = torch.empty(*alpha.shape, K, dtype=torch.float64, device=alpha.device).exponential_(generator=generator)
     times, order = (clocks/alpha[..., None]).flatten(-2).sort()
     return order//K, times
 
@@ -81,7 +89,8 @@ def counts(moves:Tensor, # who moves at each step, integers (..., N*K)
 )->Tensor: # how often each token has moved within the first so many steps, (..., T, N)
     """Where a walk stands after the steps asked for.
 
-    Raises `ValueError` for step numbers that are out of order or out of range."""
+    Raises `ValueError` for step numbers that are out of order or out of range, and for moves of more tokens than `tokens`."""
+    if moves.numel() and moves.max() >= tokens: raise ValueError(f"tokens must exceed every move, got {tokens} and a move of token {moves.max()}")
     total, T = moves.shape[-1], len(steps)
     if T and not (0 <= steps[0] and steps[-1] <= total and (steps.diff() >= 0).all()):
         raise ValueError(f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else f'{T} numbers from {steps.min()} to {steps.max()}'}")
@@ -92,12 +101,12 @@ def counts(moves:Tensor, # who moves at each step, integers (..., N*K)
 
 # %% ../nbs/theory/02_paths.ipynb #a32bedc2
 def physical_time(alpha:Tensor, # positive clock rates, (..., N)
-    sigma:Tensor, # auxiliary times, at least 0, broadcastable to (...)
+    sigma:Tensor|float, # auxiliary times, at least 0, broadcastable to (...)
 )->Tensor: # tau in [0, N], (...)
     """Physical time from auxiliary time, $\\tau(\\sigma)=N-\\sum_i e^{-\\alpha_i\\sigma}$ (paper Eq. 28).
 
-    Raises `ValueError` for rates that are not positive or a negative `sigma`."""
-    _check_positive(alpha, 'alpha')
+    Raises `ValueError` for rates that are not positive, a negative `sigma`, or shapes that do not match."""
+    sigma = _check_fits(alpha, sigma, 'sigma')
     if not (sigma >= 0).all(): raise ValueError(f"sigma must be at least 0, got {sigma.min().item():g}")
     return -torch.expm1(-alpha*sigma[..., None]).sum(-1)
 
@@ -109,14 +118,14 @@ def _log_left(h):
 
 @torch.no_grad()
 def auxiliary_time(alpha:Tensor, # positive clock rates, (..., N)
-    tau:Tensor, # physical times in [0, N], broadcastable to (...)
+    tau:Tensor|float, # physical times in [0, N], broadcastable to (...)
 )->Tensor: # sigma in [0, inf], (...); no gradient flows through it
-    """Auxiliary time from physical time: the inverse of @eq-physical by a monotone Newton iteration.
+    """Auxiliary time from physical time: the inverse of @eq-path-physical by a monotone Newton iteration.
 
-    Raises `ValueError` for rates that are not positive or `tau` outside [0, N]."""
-    N = _check_positive(alpha, 'alpha').shape[-1]
+    Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that do not match."""
+    tau, N = _check_fits(alpha, tau, 'tau'), alpha.shape[-1]
     if not ((tau >= 0) & (tau <= N)).all(): raise ValueError(f"tau must lie in [0, {N}], got values from {tau.min().item():g} to {tau.max().item():g}")
-    tau = tau.to(alpha.dtype).expand(torch.broadcast_shapes(tau.shape, alpha.shape[:-1]))
+    tau = tau.expand(torch.broadcast_shapes(tau.shape, alpha.shape[:-1]))
     target = torch.where(tau < N/2, torch.log1p(-tau/N), ((N - tau)/N).log())
     sigma, tolerance = torch.zeros_like(tau), -32*torch.finfo(tau.dtype).eps*target
     for _ in range(200):
@@ -147,13 +156,14 @@ def token_times(h:Tensor, # cumulative hazards, at least 0, any shape
     return torch.lerp(h.new_tensor(_check_eps(eps)), h.new_tensor(1 - eps), -torch.expm1(-h))
 
 # %% ../nbs/theory/02_paths.ipynb #90abf36d
+@torch.no_grad()
 def path(alpha:Tensor, # positive clock rates, (..., N)
-    tau:Tensor, # physical times in [0, N], broadcastable to (...)
+    tau:Tensor|float, # physical times in [0, N], broadcastable to (...)
     eps:float=0., # distance of start and end from the corners of the cube
-)->Tensor: # token times y(tau), (..., N)
+)->Tensor: # token times y(tau), (..., N); no gradient flows through them
     """The fluid limit $\\mathbf y(\\tau)$ of the walk in closed form (paper Eq. 27).
 
-    Raises `ValueError` for rates that are not positive or `tau` outside [0, N]."""
+    Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that do not match."""
     return token_times(alpha*auxiliary_time(alpha, tau)[..., None], eps)
 
 # %% ../nbs/theory/02_paths.ipynb #7478907e
