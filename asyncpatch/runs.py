@@ -188,7 +188,17 @@ class Product:
             record = self._compute(scale, part, config)
             save_record(record, kept)
         save_product(self.draw(record), record, products_folder(scale, part))
+        if part == 'quick': self.compare(record)
         return record
+
+    def compare(self, record:Record)->list[dict]:
+        "Compare the `cells` of a quick record with those of the full record that ships (`agreement`); keep and say what came out."
+        shipped = self.shipped(record.scale)
+        if shipped is None or 'cells' not in record.data or 'cells' not in shipped.data: return []
+        rows = agreement(record.data['cells'], shipped.data['cells'])
+        write_atomically(runs_folder(record.scale)/'agreement'/f'{self.name}.json', json.dumps(rows, indent=1))
+        say(f"{self.name}: {sum(row['agrees'] for row in rows)} of {len(rows)} numbers agree with the shipped record")
+        return rows
 
     def _compute(self, scale, part, config):
         began = time.monotonic()

@@ -161,7 +161,7 @@ def patchwise(n:int, # images
 def bates_cdf(mean:Tensor, # where to evaluate, any shape
     patches:int, # K
 )->Tensor: # P(mean of K independent uniform numbers <= `mean`), float64, of the shape of `mean`
-    "Law of the mean time of an image under `patchwise` with K equal patches (@eq-bates)."
+    "Law of the mean time of an image under `patchwise` with K equal patches (@eq-timesteps-bates)."
     m = mean.double().clamp(0, 1)
     j = torch.arange(1, 513, dtype=torch.float64, device=m.device)
     terms = torch.sinc(j/patches)**patches*(2*math.pi*j*(m - .5).unsqueeze(-1)).sin()/(math.pi*j)
@@ -180,7 +180,7 @@ def asyncpatch_cells(n:int, # images
     t_min:float=T_MIN, # the cleanest time
     t_max:float=T_MAX, # the noisiest time
 )->tuple[Tensor, Tensor, Tensor]: # centre of each image (n, 1), times of its patches (n, height * width), patch of each pixel (n, height, width)
-    """The draws behind `asyncpatch`: $\\bar t$, then $t_i\\sim\\mathcal U(\\bar t-\\delta,\\bar t+\\delta)$ (@eq-asyncpatch), and where the patches are.
+    """The draws behind `asyncpatch`: $\\bar t$, then $t_i\\sim\\mathcal U(\\bar t-\\delta,\\bar t+\\delta)$ (@eq-timesteps-asyncpatch), and where the patches are.
 
     Raises `ValueError` for a negative `cap`."""
     if not cap >= 0: raise ValueError(f"cap must not be negative, got {cap:g}")
@@ -196,10 +196,15 @@ def asyncpatch(n:int, # images
     width:int, # pixels
     generator:Generators=None, # one for the batch, or one per image
     device:str|torch.device='cpu', # where the times will be
-    **law, # scales, weights, shift, cap, t_min, t_max, as in `asyncpatch_cells`
+    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
+    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
+    shift:bool=False, # move the grid of each image by a random offset
+    cap:float=.5, # largest half-width of the interval, as a share of t_max - t_min
+    t_min:float=T_MIN, # the cleanest time
+    t_max:float=T_MAX, # the noisiest time
 )->Tensor: # times, (n, 1, height, width)
     "A centre for the image, then for every patch a time in the largest feasible interval around it (paper Fig. 2, right)."
-    _, cells, index = asyncpatch_cells(n, height, width, generator, device, **law)
+    _, cells, index = asyncpatch_cells(n, height, width, generator, device, scales, weights, shift, cap, t_min, t_max)
     return look_up(cells, index)
 
 # %% ../nbs/library/11_timesteps.ipynb #371215cc
@@ -210,7 +215,7 @@ def _check_cap(cap):
 def asyncpatch_pixel_density(t:Tensor, # times in [0, 1], any shape
     cap:float=.5, # largest half-width of the interval
 )->Tensor: # density of the time of any one pixel, of the shape of `t`; infinite at 0 and 1
-    """$p(t)=-\\frac12\\log(t(1-t))$ for every number of patches, and @eq-pixel-cap where the cap acts; for t_min = 0, t_max = 1.
+    """$p(t)=-\\frac12\\log(t(1-t))$ for every number of patches, and @eq-timesteps-pixel-cap where the cap acts; for t_min = 0, t_max = 1.
 
     Raises `ValueError` unless `cap` is positive."""
     c = _check_cap(cap)
@@ -221,7 +226,7 @@ def asyncpatch_pixel_density(t:Tensor, # times in [0, 1], any shape
 def asyncpatch_pixel_cdf(t:Tensor, # times in [0, 1], any shape
     cap:float=.5, # largest half-width of the interval
 )->Tensor: # P(time of a pixel <= t), of the shape of `t`
-    """The integral of `asyncpatch_pixel_density` (@eq-pixel).
+    """The integral of `asyncpatch_pixel_density` (@eq-timesteps-pixel).
 
     Raises `ValueError` unless `cap` is positive."""
     c = _check_cap(cap)
@@ -234,7 +239,7 @@ def asyncpatch_pixel_cdf(t:Tensor, # times in [0, 1], any shape
 def asyncpatch_mean_cdf(mean:Tensor, # where to evaluate, any shape
     patches:int, # K, patches of equal size
 )->Tensor: # P(mean time of an image <= `mean`), float64, of the shape of `mean`
-    "Law of the mean time of an AsyncPatch image with K equal patches (@eq-mean); t_min = 0, t_max = 1, no cap."
+    "Law of the mean time of an AsyncPatch image with K equal patches (@eq-timesteps-mean); t_min = 0, t_max = 1, no cap."
     y = torch.linspace(0, 1, 2001, dtype=torch.float64, device=mean.device)
     F = bates_cdf(y, patches)
     inverse = F[1:].diff()*(y[2:]/y[1:-1]).log()*2000
@@ -256,7 +261,7 @@ def asyncpatch_spread_cdf(spread:Tensor, # where to evaluate, any shape
     patches:int, # K
     cap:float=.5, # largest half-width of the interval
 )->Tensor: # P(max - min of the times of an image <= `spread`), float64, of the shape of `spread`
-    """Law of the spread of an AsyncPatch image (@eq-spread); t_min = 0, t_max = 1.
+    """Law of the spread of an AsyncPatch image (@eq-timesteps-spread); t_min = 0, t_max = 1.
 
     Raises `ValueError` unless `cap` is positive."""
     K, c, d = patches, _check_cap(cap), spread.double()
@@ -270,7 +275,7 @@ def asyncpatch_spread_cdf(spread:Tensor, # where to evaluate, any shape
 def asyncpatch_cleanest_cdf(t:Tensor, # where to evaluate, in [0, 1], any shape
     patches:int, # K
 )->Tensor: # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
-    "Law of the smallest time in an AsyncPatch image (@eq-cleanest); t_min = 0, t_max = 1, no cap."
+    "Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest); t_min = 0, t_max = 1, no cap."
     K, x = patches, t.double()
     share = x.clamp(min=1e-300).unsqueeze(-1)**((torch.arange(300, dtype=torch.float64, device=t.device) + .5)/300)
     low = -torch.special.xlogy(x, x)*((1 - share)**K/share).mean(-1)
@@ -344,7 +349,7 @@ def ltg(n:int, # images
     t_min:float=T_MIN, # the cleanest time
     t_max:float=T_MAX, # the noisiest time
 )->Tensor: # times, (n, 1, height, width)
-    "Patch Forcing's logit-normal truncated Gaussian: a logit-normal cleanest time and half-normal steps up from it (@eq-ltg)."
+    "Patch Forcing's logit-normal truncated Gaussian: a logit-normal cleanest time and half-normal steps up from it (@eq-timesteps-ltg)."
     cleanest = (-loc - scale*randn((n, 1), generator, device)).sigmoid().expand(n, height*width)
     index = draw_patches(n, height, width, generator, device, scales)
     return between(look_up(_noisier(cleanest, std, generator), index), t_min, t_max)
@@ -360,7 +365,7 @@ def truncated_gaussian(n:int, # images
     t_min:float=T_MIN, # the cleanest time
     t_max:float=T_MAX, # the noisiest time
 )->Tensor: # times, (n, 1, height, width)
-    "Patch Forcing's truncated Gaussian: a uniform cleanest time and half-normal steps up from it (@eq-ltg)."
+    "Patch Forcing's truncated Gaussian: a uniform cleanest time and half-normal steps up from it (@eq-timesteps-ltg)."
     cleanest = rand((n, 1), generator, device).expand(n, height*width)
     index = draw_patches(n, height, width, generator, device, scales)
     return between(look_up(_noisier(cleanest, std, generator), index), t_min, t_max)
@@ -377,7 +382,7 @@ def _half_normal_density(x, std, largest_density, points=100):
 def truncated_gaussian_pixel_density(t:Tensor, # times in (0, 1), any shape
     std:float=.2, # as in `truncated_gaussian`
 )->Tensor: # density of the time of any one pixel, float64, of the shape of `t`
-    "Density of a pixel's time under `truncated_gaussian` (@eq-ltg-density); t_min = 0, t_max = 1."
+    "Density of a pixel's time under `truncated_gaussian` (@eq-timesteps-ltg-density); t_min = 0, t_max = 1."
     return _half_normal_density(1 - t, std, torch.ones_like)
 
 # %% ../nbs/library/11_timesteps.ipynb #076b260a
@@ -393,7 +398,7 @@ def ltg_pixel_density(t:Tensor, # times in (0, 1), any shape
     scale:float=1., # as in `ltg`
     std:float=.6, # as in `ltg`
 )->Tensor: # density of the time of any one pixel, float64, of the shape of `t`
-    "Density of a pixel's time under `ltg` (@eq-ltg-density); t_min = 0, t_max = 1."
+    "Density of a pixel's time under `ltg` (@eq-timesteps-ltg-density); t_min = 0, t_max = 1."
     return _half_normal_density(1 - t, std, lambda m: logit_normal_pixel_density(m.clamp(max=1 - 1e-12), loc, scale))
 
 # %% ../nbs/library/11_timesteps.ipynb #6666e21d
@@ -509,7 +514,7 @@ def asyncpatch_path_weight(t:Tensor, # times drawn with `asyncpatch_cells`, (n, 
     t_min:float=T_MIN, # as in that call
     t_max:float=T_MAX, # as in that call
 )->Tensor: # weight of each pixel, in [0, 2] up to rounding, (n, 1, H, W)
-    "$\\omega_i=t_i/\\bar t$ below one half and $(1-t_i)/(1-\\bar t)$ above: what makes AsyncPatch's draws a path integral (@eq-path-weight)."
+    "$\\omega_i=t_i/\\bar t$ below one half and $(1-t_i)/(1-\\bar t)$ above: what makes AsyncPatch's draws a path integral (@eq-timesteps-path-weight)."
     middle = centre.view(-1, 1, 1, 1)
     corner = torch.where(middle < (t_min + t_max)/2, t_min, t_max)
     return torch.where(middle == corner, 1, (t - corner)/(middle - corner))

@@ -3,6 +3,7 @@ import json
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +57,9 @@ def translate(text, book, page=0): return to_myst(text, book.pages[page], book, 
 # -- the book -----------------------------------------------------------------------------------------------------
 
 def test_the_book_has_no_loose_ends():
-    assert Book(ROOT).problems == []
+    book = Book(ROOT)
+    assert book.problems == []
+    assert [line for line in book.warnings if not line.endswith(('does not exist yet', 'left out'))] == []
 
 
 def test_readme_is_what_the_index_makes():
@@ -78,7 +81,7 @@ def test_page_addresses_are_nbdevs():
 
 
 def test_labels_given_twice_are_refused(tmp_path):
-    pages = {'00_a.ipynb': [prose('# A'), prose('$$x$$ {#eq-x}')], '01_b.ipynb': [prose('# B'), code('#| label: eq-x\n1')]}
+    pages = {'00_a.ipynb': [prose('# A'), prose('$$x$$ {#eq-x}')], '01_b.ipynb': [prose('# B'), prose('$$y$$ {#eq-x}')]}
     assert make_book(tmp_path, pages).problems == ['label eq-x is given twice: in nbs/00_a.ipynb and in nbs/01_b.ipynb']
 
 
@@ -88,6 +91,7 @@ def test_labels_given_twice_are_refused(tmp_path):
     (prose('[gone](../LICENCE)'), 'link to ../LICENCE, which does not exist'),
     (prose('<img src="../gone.png">'), 'link to ../gone.png, which does not exist'),
     (code('#| label: plot-x\n1'), 'label plot-x begins with none of'),
+    (code('#| label: fig-x\n1'), 'fig-x has no caption'),
 ])
 def test_loose_ends_are_found(tmp_path, cell, problem):
     assert problem in '\n'.join(make_book(tmp_path, {'00_a.ipynb': [prose('# A'), cell]}).problems)
@@ -225,6 +229,40 @@ def test_figures_and_animations(book):
     assert figure['metadata']['mystnb']['figure'] == {'caption': '**Figure 0.1.** See <a class="crossref" href="#eq-a">Eq. 0.1</a>.', 'name': 'fig-one'}
     assert animation['outputs'][0]['data'] == {'text/html': '<img alt="" src="data:image/webp;base64,UklG">'}
     assert table['metadata']['tags'] == ['remove-input'] and 'Eq. 0.1' in table['outputs'][0]['data']['text/markdown']
+
+
+@pytest.mark.parametrize(('contents', 'problem'), [
+    (['00_a.ipynb', '01_a.ipynb'], 'have the same address, a.html'),
+    (['00_a.ipynb', {'section': 'S', 'contents': ['00_a.ipynb']}], '_quarto.yml names 00_a.ipynb twice'),
+])
+def test_contents_are_checked(tmp_path, contents, problem):
+    pages = {'00_a.ipynb': [prose('# A')], '01_a.ipynb': [prose('# B')]}
+    assert problem in '\n'.join(make_book(tmp_path, pages, contents).problems)
+
+
+def test_a_second_route_is_taken_where_the_first_fails(book, tmp_path, monkeypatch, capsys):
+    def fails(*_): raise BookError('no such thing')
+    (tmp_path/'index.html').write_text('')
+    monkeypatch.setattr(build_docs, 'ROUTES', {'quarto': fails, 'sphinx': lambda *_: tmp_path})
+    config = SimpleNamespace(doc_host='', doc_baseurl='')
+    assert build_docs.render(book, tmp_path, config, ['quarto', 'sphinx']) == tmp_path and 'Quarto gave no whole site' in capsys.readouterr().out
+    with pytest.raises(BookError, match='no such thing'): build_docs.render(book, tmp_path, config, ['quarto'])
+
+
+def test_a_site_is_put_in_place_of_the_former(tmp_path):
+    for folder in ('new', 'work', 'site'): (tmp_path/folder).mkdir()
+    (tmp_path/'new/index.html').write_text('new')
+    (tmp_path/'site/index.html').write_text('old')
+    (tmp_path/'site/gone.html').write_text('old')
+    build_docs.put_in_place(tmp_path/'new', tmp_path/'site', tmp_path/'work')
+    assert [path.name for path in (tmp_path/'site').iterdir()] == ['index.html'] and (tmp_path/'site/index.html').read_text() == 'new'
+
+
+def test_a_figure_without_its_picture_keeps_its_place(tmp_path):
+    book = make_book(tmp_path, {'07_a.ipynb': [prose('# A'), prose('@fig-x'), code('#| label: fig-x\n#| fig-cap: "Soon."\ndraw()')]})
+    assert book.warnings == ['nbs/07_a.ipynb: fig-x was stored without its output; run the notebook']
+    source, caption = Translator(book.pages[0], book, BASE).cells(book.pages[0].cells[2:])
+    assert source['source'] == 'draw()' and 'id="fig-x"' in caption['source'] and '**Figure 7.1.** Soon. *(Not computed yet.)*' in caption['source']
 
 
 def test_quarto_gets_links_where_it_resolves_no_references(book):

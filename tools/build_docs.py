@@ -3,13 +3,14 @@
     python tools/build_docs.py [--executed DIR] [--route sphinx|quarto]
 
 nbdev processes the notebooks (it runs imports and exported cells, nothing else); Quarto renders them where it is
-installed, else Sphinx. Notebooks under DIR, at the same relative paths as under nbs/, take the place of the stored
+installed, else (or where it fails) Sphinx. Notebooks under DIR, at the same relative paths as under nbs/, take the place of the stored
 ones. The site is built in `_site/` and moved into place when it is whole and all its links lead somewhere, so an
 interrupted or failed build leaves the former site as it was.
 """
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import yaml
 from docs.art import picture
 from docs.book import LINK, REFERENCE, Book, BookError, outside_code, relative, text_of
 from docs.check import check_site
-from docs.myst import Translator, link, markdown
+from docs.myst import Translator, later_as_words, link, markdown
 from docs.process import process_notebooks, read_notebook
 
 HERE = Path(__file__).resolve().parent
@@ -60,10 +61,17 @@ def heading_of(page):
     return '\n\n'.join(lines)
 
 
+def inline(text):
+    "Words of a title or subtitle as HTML, with their mathematics and code."
+    text = escape(text, quote=False)
+    text = re.sub(r'`([^`]+)`', r'<code>\1</code>', text)
+    return re.sub(r'\$([^$]+)\$', r'<span class="math notranslate nohighlight">\\(\1\\)</span>', text)
+
+
 def cards(part, page):
     "The pages of a part as cards, seen from `page`."
     items = [f'<a class="card-link" href="{relative(p.url, page)}"><span class="card-number">{"" if p.chapter is None else p.chapter}</span>'
-             f'<span class="card-name">{escape(p.title)}</span><span class="card-words">{escape(p.subtitle)}</span></a>' for p in part.pages]
+             f'<span class="card-name">{inline(p.title)}</span><span class="card-words">{inline(p.subtitle)}</span></a>' for p in part.pages]
     return '<div class="book-cards">' + ''.join(items) + '</div>'
 
 
@@ -106,7 +114,7 @@ def write_sphinx_settings(config, source):
     "Configuration, style and MathJax beside the pages."
     mathjax = find_mathjax()
     for part in MATHJAX_PARTS if mathjax else (): copy(mathjax/part, source/'_static/mathjax'/part)
-    for name in ('custom.css', 'logo.svg', 'favicon.svg'): copy(ASSETS/name, source/'_static'/name)
+    for name in ('custom.css', 'fit.js', 'logo.svg', 'favicon.svg'): copy(ASSETS/name, source/'_static'/name)
     (source/'_static/banner.svg').write_text(picture(), encoding='utf-8')
     copy(ASSETS/'conf.py', source/'conf.py')
     settings = {'title': config.title, 'author': config.author, 'copyright': config.copyright, 'macros': {},
@@ -130,6 +138,7 @@ def render_with_sphinx(book, processed, work, config, base):
     if not mathjax: print('Equations are set by MathJax from its CDN: the site needs a network to show them (pip install sphinx-mathjax-offline avoids it)')
     run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-j', 'auto', '-b', 'html', '-d', work/'doctrees', source, site], work)
     for leftover in ('.buildinfo', 'objects.inv'): (site/leftover).unlink(missing_ok=True)
+    shutil.rmtree(site/'_sources', ignore_errors=True)
     return site
 
 
@@ -149,39 +158,41 @@ def quarto_text(text, page, book, base, files):
         if book.page_at(book.repository_path(page, target)): return target
         new = link(target, page, book, files)
         return relpath(new.lstrip('/'), str(page.path.parent)) if new.startswith('/book/') else new
-    text = outside_code(text, lambda prose: LINK.sub(local, REFERENCE.sub(refer, prose)))
+    text = outside_code(text, lambda prose: LINK.sub(local, REFERENCE.sub(refer, later_as_words(prose, page, book))))
     return text.replace(f']({base}', f'](' + ('../'*(len(page.path.parts) - 1) or './'))
 
 
-def write_quarto_source(book, processed, base):
-    "Edit the processed notebooks in place, and the table of contents down to what exists."
+def write_quarto_source(book, source, base):
+    "Edit the processed notebooks in `source`, and cut the table of contents down to what exists."
     files = set()
     for page in book.pages:
-        notebook = read_notebook(processed, page)
+        notebook = read_notebook(source, page)
         for cell in notebook['cells']:
             if cell['cell_type'] == 'markdown': cell['source'] = quarto_text(text_of(cell), page, book, base, files)
             for output in cell.get('outputs', []):
                 data = output.get('data', {})
                 if 'text/markdown' in data: data['text/markdown'] = quarto_text(''.join(data['text/markdown']), page, book, base, files)
-        (processed/page.path).write_text(json.dumps(notebook), encoding='utf-8')
-    for name in files: copy(ROOT/name, processed/'book'/name)
+        (source/page.path).write_text(json.dumps(notebook), encoding='utf-8')
+    for name in files: copy(ROOT/name, source/'book'/name)
     settings = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
     entry = lambda part: {'section': part.title, 'contents': [str(p.path) for p in part.pages]} if part.title else str(part.pages[0].path)
     settings['website']['sidebar']['contents'] = [entry(part) for part in book.parts]
     settings['website'].setdefault('favicon', 'favicon.svg')
     settings['format']['html'].setdefault('css', 'custom.css')
-    (processed/'_quarto.yml').write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding='utf-8')
-    for name in ('custom.css', 'favicon.svg'): copy(ASSETS/name, processed/name)
+    (source/'_quarto.yml').write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    for name in ('custom.css', 'favicon.svg'): copy(ASSETS/name, source/name)
 
 
 def render_with_quarto(book, processed, work, config, base):
     "The site, made by Quarto as `nbdev_docs` does it; returns its folder."
     from nbdev.quarto import refresh_quarto_yml
-    write_quarto_source(book, processed, base)
+    source = work/'quarto'
+    copy(processed, source)
+    write_quarto_source(book, source, base)
     refresh_quarto_yml()
-    copy(ROOT/'nbs/nbdev.yml', processed/'nbdev.yml')
-    run(['quarto', 'render', '--no-cache'], processed)
-    return processed/config.doc_path.name
+    copy(ROOT/'nbs/nbdev.yml', source/'nbdev.yml')
+    run(['quarto', 'render', '--no-cache'], source)
+    return source/config.doc_path.name
 
 
 # -- the build ----------------------------------------------------------------------------------------------------
@@ -198,25 +209,45 @@ def put_in_place(site, target, work):
     site.rename(target)
 
 
+ROUTES = {'quarto': render_with_quarto, 'sphinx': render_with_sphinx}
+
+
+def render(book, work, config, routes):
+    "The first route that gives a whole site."
+    base = f'{config.doc_host}{config.doc_baseurl.rstrip("/")}/'
+    for route in routes:
+        print(f'Rendering with {route.capitalize()}', flush=True)
+        try:
+            site = ROUTES[route](book, work/'notebooks', work, config, base)
+            if problems := check_site(site): raise BookError('\n'.join(problems))
+            return site
+        except BookError as error:
+            if route == routes[-1]: raise
+            print(f'{error}\nwarning: {route.capitalize()} gave no whole site')
+
+
+def read_book(executed):
+    "The book, with its warnings printed; its problems are an error."
+    book = Book(ROOT, executed)
+    for line in dict.fromkeys(book.warnings): print(f'warning: {line}')
+    if 'index.html' not in book.by_url: book.problems.append('_quarto.yml names no nbs/index.ipynb, the landing page')
+    if book.problems: raise BookError('\n'.join(dict.fromkeys(book.problems)))
+    replaced = [str(page.path) for page in book.pages if page.executed]
+    if replaced: print(f'Showing your own run of {", ".join(replaced)}')
+    return book
+
+
 def build(executed=None, route=None):
     "Build the site; returns the path of its first page."
     from nbdev.config import get_config
     config = get_config(path=ROOT)
-    base = f'{config.doc_host}{config.doc_baseurl.rstrip("/")}/'
-    book = Book(ROOT, executed)
-    for line in book.warnings: print(f'warning: {line}')
-    if book.problems: raise BookError('\n'.join(book.problems))
-    replaced = [str(page.path) for page in book.pages if page.executed]
-    if replaced: print(f'Showing your own run of {", ".join(replaced)}')
-    render = {'quarto': render_with_quarto, 'sphinx': render_with_sphinx}[route or ('quarto' if shutil.which('quarto') else 'sphinx')]
+    book = read_book(executed)
     (ROOT/'_site').mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT/'_site') as folder:
         work = Path(folder)
         print(f'Processing {len(book.pages)} notebooks', flush=True)
         process_notebooks(book, work/'notebooks')
-        print(f'Rendering {render.__name__.replace("_", " ").removeprefix("render ")}', flush=True)
-        site = render(book, work/'notebooks', work, config, base)
-        if problems := check_site(site): raise BookError('\n'.join(problems))
+        site = render(book, work, config, [route] if route else ['quarto', 'sphinx'] if shutil.which('quarto') else ['sphinx'])
         put_in_place(site, config.doc_path, work)
     return config.doc_path/'index.html'
 

@@ -66,6 +66,11 @@ def page_url(path):
     return path.with_name(re.sub(r'^\d+[a-zA-Z0-9]*_', '', path.name.lower())).with_suffix('.html').as_posix()
 
 
+def path_of(entry):
+    "The path that an entry of the sidebar names."
+    return entry.get('href', '') if isinstance(entry, dict) else entry
+
+
 def text_of(cell):
     "The source of a cell as one string, however it is stored."
     return cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
@@ -135,9 +140,12 @@ class Book:
         self.executed = Path(executed) if executed else None
         self.warnings, self.problems = [], []
         self.contents = yaml.safe_load((self.root/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+        self.named = [path for _, entries in self._grouped() for path in map(path_of, entries)]
+        self.problems += [f'_quarto.yml names {path} twice' for path in sorted(set(self.named)) if self.named.count(path) > 1]
         self.parts = [part for part in map(self._part, self._grouped()) if part.pages]
         self.pages = [page for part in self.parts for page in part.pages]
         self.by_url = {page.url: page for page in self.pages}
+        self.problems += [f'nbs/{page.path} and nbs/{self.by_url[page.url].path} have the same address, {page.url}' for page in self.pages if self.by_url[page.url].path != page.path]
         self.api = {page.url: {name for cell in page.cells if not is_hidden(cell) for name in api_names(cell)} for page in self.pages}
         self.labels = {}
         for page in self.pages: self._number(page)
@@ -151,8 +159,7 @@ class Book:
 
     def _part(self, grouped):
         title, entries = grouped
-        paths = [entry.get('href', '') if isinstance(entry, dict) else entry for entry in entries]
-        return Part(title, [page for path in paths if (page := self._read(path))])
+        return Part(title, [page for path in map(path_of, entries) if (page := self._read(path))])
 
     def _read(self, path):
         "The reader's own run of a notebook where there is one, else the stored one, else a warning."
@@ -167,7 +174,10 @@ class Book:
             if is_hidden(cell): continue
             source = text_of(cell)
             names = [(m[1], source[:m.start()]) for m in LABEL.finditer(CODE.sub(lambda m: ' '*len(m[0]), source))] if cell['cell_type'] == 'markdown' else []
-            if cell['cell_type'] == 'code' and (name := options(source).get('label')): names.append((name, ''))
+            if cell['cell_type'] == 'code' and (name := options(source).get('label')):
+                names.append((name, ''))
+                if not {'fig-cap', 'tbl-cap'} & options(source).keys(): self.problems.append(f'nbs/{page.path}: {name} has no caption')
+                if not cell['outputs']: self.warnings.append(f'nbs/{page.path}: {name} was stored without its output; run the notebook')
             for name, before in names: self._add_label(page, name, before, counts)
 
     def _add_label(self, page, name, before, counts):
@@ -197,8 +207,10 @@ class Book:
     def _check_link(self, page, target):
         path = self.repository_path(page, target)
         if (self.root/path).exists(): return
-        listed = path.removeprefix('nbs/') in json.dumps(self.contents)
-        (self.warnings if listed else self.problems).append(f'nbs/{page.path}: link to {target}, which does not exist{" yet" if listed else ""}')
+        where = f'nbs/{page.path}: link to {target}, which'
+        if path.removeprefix('nbs/') in self.named: self.warnings.append(f'{where} does not exist yet')
+        elif path.endswith('.ipynb'): self.warnings.append(f'{where} neither exists nor is named in _quarto.yml')
+        else: self.problems.append(f'{where} does not exist')
 
     def repository_path(self, page, target):
         "A link of a page as a path from the root of the repository."

@@ -28,13 +28,16 @@ copybutton_selector = 'div.cell_input div.highlight pre'
 html_theme = 'sphinx_book_theme'
 html_static_path = ['_static']
 html_css_files = ['custom.css']
+html_js_files = ['fit.js']
 html_favicon = '_static/favicon.svg'
 html_copy_source = False
+html_use_index = False
 html_show_sourcelink = False
 html_theme_options = {
     'logo': {'image_light': '_static/logo.svg', 'image_dark': '_static/logo.svg', 'text': settings['title'], 'alt_text': settings['title']},
     'show_toc_level': 2,
     'navbar_start': [], 'navbar_center': [], 'navbar_end': [], 'navbar_persistent': [],
+    'footer_content_items': ['copyright.html'],
     'use_download_button': False,
     'use_fullscreen_button': False,
     'pygments_light_style': 'tango',
@@ -46,7 +49,7 @@ mathjax_path = settings['mathjax']
 mathjax3_config = {
     'tex': {'macros': settings['macros'], 'tags': 'none'},
     'options': {'ignoreHtmlClass': 'tex2jax_ignore|mathjax_ignore|document', 'processHtmlClass': 'tex2jax_process|mathjax_process|math|output_area'},
-    'chtml': {'matchFontHeight': True},
+    'chtml': {'matchFontHeight': False, 'scale': 1.04},
 }
 
 

@@ -115,14 +115,18 @@ def link(target, page, book, files):
     return f'/book/{repository_path}'
 
 
+def later_as_words(text, page, book):
+    "Links to notebooks that are not in the book (yet) lose their address."
+    return NOTEBOOK.sub(lambda m: m[0] if book.page_at(book.repository_path(page, m['target'])) else m['words'], text)
+
+
 def to_myst(text, page, book, base='', files=None):
     "Translate one Markdown text of `page`; files that it shows are added to `files`, as paths from the repository root."
     files = set() if files is None else files
     if base: text = re.sub(rf'\[`([^`]+)`\]\({re.escape(base)}([\w/]+\.html)#([\w.]+)\)', lambda m: api_link(m, page, book), text)
 
     def prose(part):
-        part = NOTEBOOK.sub(lambda m: m[0] if book.page_at(book.repository_path(page, m['target'])) else m['words'], part)
-        part = LINK.sub(local, part)
+        part = LINK.sub(local, later_as_words(part, page, book))
         part = EQUATION.sub(lambda m: equation(m, book), part)
         part = IMAGE.sub(lambda m: figure(m, book), part)
         part = TABLE.sub(lambda m: table(m, book), part)
@@ -262,7 +266,8 @@ class Translator:
         source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
         outputs = [self.output(output) for output in cell.get('outputs', [])]
         plain = dict(cell, source=source, outputs=outputs, metadata={'tags': tags})
-        if 'fig-cap' in seen and outputs: return self.figure(plain, seen)
+        if 'label' in seen and not outputs: return [plain, self.missing(seen)]
+        if 'fig-cap' in seen: return self.figure(plain, seen)
         if 'tbl-cap' in seen: plain['outputs'] = [self.caption(seen), *outputs]
         return [plain] if source.strip() or outputs else []
 
@@ -278,6 +283,11 @@ class Translator:
     def caption(self, seen):
         "The caption of a table that a cell makes, as the first of its outputs."
         return {'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': self.text(table_caption(seen['tbl-cap'], seen.get('label', ''), self.book))}}
+
+    def missing(self, seen):
+        "The caption alone, where a notebook was stored without its figure or table."
+        caption = seen.get('fig-cap') or seen.get('tbl-cap') or ''
+        return markdown(self.text(table_caption(f'{caption} *(Not computed yet.)*', seen['label'], self.book)))
 
     def output(self, output):
         "Markdown that a cell made is translated too; images of kinds that myst-nb does not know become HTML."
