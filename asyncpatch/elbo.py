@@ -58,6 +58,8 @@ def categorical_nats(x:Tensor, # clean data whose values are among `levels`, (B,
 )->Tensor: # nats per sample, a one-sample estimate, (B,)
     """$-\\log p(\\mathbf x\\mid\\mathbf z_\\varepsilon)$ for discrete data, $p(x\\mid z)\\propto e^{-(z-\\alpha x)^2/2\\sigma^2}$ over the levels.
 
+    One draw per sample; in a `Bound` its scatter shows among the images, not among the passes.
+
     Raises `ValueError` for `eps` outside (0, 1/2) and for data that are not on the levels."""
     t = torch.full((), _check_eps(eps), dtype=x.dtype, device=x.device)
     apart = (x[..., None] - levels.to(x)).abs()                          # (B, ..., L)
