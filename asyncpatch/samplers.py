@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ancestral_step', 'noise_ratio', 'ddim_update', 'forward_jump', 'ddim_step', 'flow_velocity', 'euler_step',
-           'heun_step', 'sample', 'affine_moments', 'CountCalls']
+           'heun_step', 'sample', 'propagate', 'CountCalls']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
@@ -169,28 +169,51 @@ def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
 
 # %% ../nbs/library/13_samplers.ipynb #2ec77a9c
 class _Impulses(TorchFunctionMode):
-    "Inside, `torch.randn` draws zeros, except that the k-th number drawn is 1 for sample k."
-    def __init__(self):
+    "Inside, `torch.randn` draws zeros, except that the k-th number drawn, k = 0, 1, ..., is 1 for sample `silent + k`."
+    def __init__(self, silent):
         super().__init__()
-        self.numbers = 0
+        self.silent, self.drawn = silent, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not torch.randn: return func(*args, **(kwargs or {}))
-        kwargs.pop('generator', None)
-        noise = torch.zeros(*args, **kwargs)
-        size = noise[0].numel()
-        heard = torch.arange(len(noise))[:, None] == 1 + self.numbers + torch.arange(size)
-        self.numbers += size
-        return noise + heard.reshape(noise.shape).to(noise)
+        noise = torch.zeros(*args, **{name: value for name, value in kwargs.items() if name != 'generator'})
+        number = self.silent + self.drawn + torch.arange(noise[0].numel(), device=noise.device)
+        self.drawn += noise[0].numel()
+        heard = torch.arange(len(noise), device=noise.device)[:, None] == number
+        return noise + heard.reshape(noise.shape)
+
+def _respond(step, denoiser, z, t, s, label, schedule):
+    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row."
+    size = z.numel()
+    with _Impulses(1) as draws: step(lambda z, t, label=None: z, z, t, s, None, label, schedule=schedule)
+    nudges = torch.eye(1 + size + draws.drawn, size, dtype=z.dtype, device=z.device).roll(1, 0)
+    with _Impulses(1 + size): out = step(denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule)[0]
+    rows = (out[1:] - out[:1]).flatten(1)
+    return out[:1], rows[:size], rows[size:]
 
 # %% ../nbs/library/13_samplers.ipynb #dffa856d
-def affine_moments(run:Callable, # `run(n)` gives n samples, (n, *shape), an affine function of the numbers it draws
-)->tuple[Tensor, Tensor]: # exact mean, of `shape`, and exact covariance, (D, D)
-    "Mean and covariance of an affine sampler from its impulse responses: $\\operatorname{Cov}=\\sum_k\\mathbf r_k\\mathbf r_k^\\top$."
-    with _Impulses() as draws: run(1)
-    with _Impulses(): out = run(1 + draws.numbers)
-    response = (out[1:] - out[0]).flatten(1)
-    return out[0], response.mT @ response
+def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` oracle
+    maps:Tensor|Callable, # time maps, as for `sample`
+    shape:tuple|None=None, # of one image, (1, C, H, W); taken from `x` where that is given
+    x:Tensor|None=None, # data of the pixels that start below time 1, (1, C, H, W)
+    label:Tensor|None=None, # not looked at by a Gaussian oracle
+    generator:Generators=None, # not used: nothing is drawn
+    step:Callable=ddim_step, # how to move
+    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+)->tuple[Tensor, Tensor]: # mean, (1, C, H, W), and covariance, (D, D)
+    """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
+
+    Raises `ValueError` for more than one image."""
+    cov = None
+    def move(denoiser, z, t, s, generator, label, schedule):
+        nonlocal cov
+        if len(z) != 1: raise ValueError(f"x must be one image to propagate its law, got {len(z)}")
+        if cov is None: cov = torch.diag(schedule(t.to(z))[1].expand_as(z).flatten()**2)
+        mean, F, G = _respond(step, denoiser, z, t, s, label, schedule)
+        cov = F.mT @ cov @ F + G.mT @ G
+        return mean, None
+    with _Impulses(1): mean = sample(denoiser, maps, shape, x, label, None, move, schedule)
+    return mean, cov
 
 # %% ../nbs/library/13_samplers.ipynb #26a5ce1f
 class CountCalls:

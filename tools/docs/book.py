@@ -154,7 +154,7 @@ class Book:
     def _grouped(self):
         "Sidebar entries as (title, [paths]); entries outside a section form a part without a name."
         for entry in self.contents:
-            if isinstance(entry, dict) and 'section' in entry: yield entry['section'], entry['contents']
+            if isinstance(entry, dict) and 'section' in entry: yield entry['section'], entry.get('contents') or []
             else: yield '', [entry]
 
     def _part(self, grouped):
