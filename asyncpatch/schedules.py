@@ -38,8 +38,9 @@ def linear_beta(t:Tensor, # times in [0, 1], any shape
 def rates(schedule:Callable, # maps t to (alpha, sigma)
     t:Tensor, # times in [0, 1], any shape
 )->tuple[Tensor, Tensor]: # d alpha/dt and d sigma/dt, each of the shape of `t`
-    "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding (forward-mode differentiation)."
-    return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
+    "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding (automatic differentiation)."
+    alpha_rate, sigma_rate = (torch.func.grad(lambda t: schedule(t)[i].sum())(t) for i in (0, 1))
+    return alpha_rate, sigma_rate
 
 # %% ../nbs/theory/00_schedules.ipynb #bd58ffde
 def turning_rate(schedule:Callable, # maps t to (alpha, sigma)

@@ -195,6 +195,7 @@ def train(folder:str|Path, # of the run; taken up again if it has been begun
 
     Raises `ValueError` when the folder holds a different run, `FloatingPointError` when the loss is not a number, `TimeoutError` when the minutes are over."""
     folder = Path(folder)
+    with torch.device('meta'): net = UNet(**net).config                 # with its defaults written out
     config = dict(data=data, net=net, law=describe(law), steps=steps, batch=batch, seed=seed, lr=lr, warmup=warmup, clip=clip, ema=ema, bias=bias, label_dropout=label_dropout)
     if (denoiser := _finished(folder, config)) is not None: return denoiser
     accelerator = Accelerator()

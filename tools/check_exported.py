@@ -1,5 +1,5 @@
 """Fail when the modules are not what the notebooks export, a module is an orphan, a notebook is not clean,
-or a cell mixes imports with other code (the docs build would run it)."""
+a cell mixes imports with other code (the docs build would run it), or README.md is not what the index makes."""
 import re
 import shutil
 import subprocess
@@ -11,6 +11,8 @@ from execnb.nbio import read_nb
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
+
+import build_readme
 
 config = get_config()
 root = config.config_path
@@ -61,5 +63,6 @@ for path in sorted(config.lib_path.rglob('*.py')):
     if path.name in ('__init__.py', '_modidx.py'): continue
     if path.relative_to(config.lib_path).with_suffix('').as_posix().replace('/', '.') not in modules:
         problems.append(f'{path.relative_to(root)}: an orphan, no notebook exports it')
-print('\n'.join(problems) or 'Exported, clean, no orphans.')
+if wrong := build_readme.problem(root): problems.append(wrong)
+print('\n'.join(problems) or 'Exported, clean, no orphans, README up to date.')
 sys.exit(bool(problems))

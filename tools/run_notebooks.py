@@ -25,6 +25,8 @@ def run(path, flags):
     "Execute one notebook from its own folder, stop at the first error, store what it printed."
     os.environ['IN_TEST'] = '1'
     nb = NBProcessor(path, rm_directives=False, process=True).nb
+    for cell in nb.cells:
+        if cell.cell_type == 'code' and not is_skipped(cell, flags): cell['outputs'] = []      # a cell that falls silent keeps nothing
     shell, here = CaptureShell(path), os.getcwd()
     shell.run_cell('%matplotlib inline')
     os.chdir(path.parent)

@@ -1,0 +1,33 @@
+"Every product that ships has a readable record, and every record a product and a notebook that makes it."
+import re
+from pathlib import Path
+
+import pytest
+
+from asyncpatch.runs import SCALES, load_record
+
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT/'figures'
+RECORDS = sorted(p for p in FIGURES.rglob('*.json') if 'quick' not in p.parts)
+PRODUCTS = sorted(p for p in FIGURES.rglob('*') if p.suffix in {'.png', '.md', '.csv', '.gif', '.svg'} and 'quick' not in p.parts)
+DECLARED = {name for nb in (ROOT/'nbs/results').glob('*.ipynb') for name in re.findall(r"Product\(\s*'([\w-]+)'", nb.read_text(encoding='utf-8'))}
+
+
+@pytest.mark.parametrize('path', PRODUCTS, ids=lambda p: p.relative_to(FIGURES).as_posix())
+def test_product_has_a_record(path):
+    assert path.with_suffix('.json').is_file()
+
+
+@pytest.mark.parametrize('path', RECORDS, ids=lambda p: p.relative_to(FIGURES).as_posix())
+def test_record_is_readable_and_complete(path):
+    record = load_record(path)
+    assert record.name == path.stem and record.name in DECLARED, 'no result notebook makes it'
+    assert record.scale == path.parent.name and record.scale in SCALES and record.scale != 'smoke'
+    assert record.part == 'full', 'a quick part stands in the place of the full record'
+    assert record.claim and record.config and record.data and record.made and record.commit and record.device
+    assert {'python', 'torch', 'asyncpatch'} <= record.versions.keys()
+    assert record.seconds >= 0 and not record.commit.endswith('+'), 'made from a working tree with uncommitted changes'
+
+
+def test_every_declared_product_ships_at_the_cpu_scale():
+    assert DECLARED == {p.stem for p in RECORDS if p.parent.name == 'digits'}
