@@ -200,19 +200,24 @@ def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` ora
     generator:Generators=None, # not used: nothing is drawn
     step:Callable=ddim_step, # how to move
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+    x_cov:Tensor|None=None, # covariance of `x`, (D, D), where `x` is the mean of random data; None for data that are given
 )->tuple[Tensor, Tensor]: # mean, (1, C, H, W), and covariance, (D, D)
     """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
 
-    Raises `ValueError` for more than one image."""
-    cov = None
-    def move(denoiser, z, t, s, generator, label, schedule):
-        nonlocal cov
-        if len(z) != 1: raise ValueError(f"x must be one image to propagate its law, got {len(z)}")
-        if cov is None: cov = torch.diag(schedule(t.to(z))[1].expand_as(z).flatten()**2)
-        mean, F, G = _respond(step, denoiser, z, t, s, label, schedule)
-        cov = F.mT @ cov @ F + G.mT @ G
-        return mean, None
-    with _Impulses(1): mean = sample(denoiser, maps, shape, x, label, None, move, schedule)
+    Raises `ValueError` for more than one image, and for what `sample` would refuse."""
+    shape, plan, i = tuple(x.shape if shape is None else shape), _planned(maps, x), 0
+    if shape[0] != 1: raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
+    t = check_times(plan(0, None, None), like=torch.empty(shape, device='meta'), name='maps')
+    with _Impulses(1): mean = _first(x, t, shape, None, schedule)                  # no noise: the mean
+    alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in (*schedule(t),))
+    pure = (t == 1).expand_as(mean).flatten()
+    cov = torch.diag(sigma.masked_fill(pure, 1)**2)
+    if x_cov is not None: cov = cov + alpha.masked_fill(pure, 0)[:, None]*x_cov*alpha.masked_fill(pure, 0)
+    while (s := plan(i + 1, mean, None)) is not None:
+        if not torch.equal(s, t):
+            mean, F, G = _respond(step, denoiser, mean, t, s, label, schedule)
+            cov = F.mT @ cov @ F + G.mT @ G
+        t, i = s, i + 1
     return mean, cov
 
 # %% ../nbs/library/13_samplers.ipynb #26a5ce1f

@@ -1,0 +1,74 @@
+"""Our step against azula's (an independent library), fed the same field of times."""
+import pytest
+import torch
+
+pytest.importorskip('azula')
+from azula.denoise import Denoiser, DiracPosterior
+from azula.noise import CosineSchedule, RectifiedSchedule
+from azula.sample import DDIMSampler
+
+from asyncpatch.joint import smooth_gaussian
+from asyncpatch.samplers import ddim_step, noise_ratio
+
+
+class Oracle(Denoiser):
+    "One of our exact denoisers, as azula wants it."
+    def __init__(self, oracle):
+        super().__init__()
+        self.oracle, self.schedule = oracle, oracle.schedule
+
+    def forward(self, x_t, t, **kwargs): return DiracPosterior(mean=self.oracle(x_t, t))
+
+
+def fields(seed=0):
+    "Noisy images, and two fields of times: a pixel of each image stays, the others move by their own amount."
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(3, 2, 3, 4, generator=draw, dtype=torch.float64)
+    t = .05 + .95*torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64)
+    s = t*(.1 + .8*torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64))
+    t[:, :, 0, 0], s[:, :, 1, 1] = 1., t[:, :, 1, 1]
+    return z, t, s
+
+
+def both(schedule, stochasticity, seed=0):
+    "The same step from us and from azula, with the same noise."
+    z, t, s = fields(seed)
+    oracle = smooth_gaussian((2, 3, 4), schedule=schedule)
+    r = noise_ratio(t, s, schedule)
+    kappa = 1 - stochasticity*(1 - r)
+    eta = torch.where(s == t, 0., (1 - kappa**2)/(1 - r**2))            # azula writes kappa^2 = 1 - eta (1 - r^2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        theirs = DDIMSampler(Oracle(oracle), eta=eta).step(z, t, s)
+        torch.manual_seed(7)
+        ours, _ = ddim_step(oracle, z, t, s, stochasticity=stochasticity, schedule=schedule)
+    return ours, theirs, eta, (z, t, s)
+
+
+@pytest.mark.parametrize('schedule', [RectifiedSchedule(), CosineSchedule()], ids=['rectified', 'cosine'])
+@pytest.mark.parametrize('stochasticity', [0., .25, 1.])
+def test_the_same_step(schedule, stochasticity):
+    ours, theirs, _, _ = both(schedule, stochasticity)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_our_coefficient_is_not_their_eta():
+    "c = 0 is eta = 0 and c = 1 is eta = 1; between, eta depends on the step, and in small steps it is c (Song's eta is its root)."
+    for c in (0., 1.):
+        _, _, eta, (z, t, s) = both(RectifiedSchedule(), c)
+        torch.testing.assert_close(eta[s != t], torch.full_like(eta[s != t], c), rtol=0, atol=1e-12)
+    t = torch.tensor(.5, dtype=torch.float64)
+    r = noise_ratio(t, t - 1e-4, RectifiedSchedule())
+    assert abs((1 - (1 - .25*(1 - r))**2)/(1 - r**2) - .25) < 1e-4
+    ours, _, _, (z, t, s) = both(RectifiedSchedule(), .25)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        theirs = DDIMSampler(Oracle(smooth_gaussian((2, 3, 4), schedule=RectifiedSchedule())), eta=.25).step(z, t, s)
+    assert (ours - theirs).abs().max() > 1e-2
+
+
+def test_pixels_that_stay_are_exact_with_us():
+    ours, theirs, _, (z, t, s) = both(RectifiedSchedule(), 1.)
+    stay = (s == t).expand_as(z)
+    assert torch.equal(ours[stay], z[stay])
+    torch.testing.assert_close(theirs[stay], z[stay], rtol=1e-12, atol=1e-12)
