@@ -37,8 +37,8 @@ full: setup ## the full records behind the products that ship (hours on a CPU)
 
 test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_exported.py
-	ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
-	ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
+	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
 
 export: setup ## notebooks -> asyncpatch/*.py
 	$(BIN)/nbdev_export

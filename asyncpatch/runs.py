@@ -261,11 +261,13 @@ def save_product(drawing:object, # a `Table`, a matplotlib figure, or the bytes 
 
 def rendered(drawing:object, # a `Table`, a matplotlib figure, or the bytes of a GIF
 )->dict: # suffix and content of each file
-    "What a drawing looks like as files."
+    "What a drawing looks like as files; a figure is closed."
     if isinstance(drawing, Table): return {'.md': drawing.markdown(), '.csv': drawing.csv()}
     if isinstance(drawing, bytes): return {'.gif': drawing}
+    import matplotlib.pyplot as plt
     out = io.BytesIO()
     drawing.savefig(out, format='png', dpi=110, metadata={'Software': None})
+    plt.close(drawing)
     return {'.png': out.getvalue()}
 
 # %% ../nbs/library/24_runs.ipynb #5bceb57f
@@ -283,9 +285,6 @@ def check_drawing(drawing:object, # redrawn from a shipped record
         ours, theirs = (np.asarray(Image.open(f).convert('RGB'), dtype=float) for f in (io.BytesIO(content), shipped))
         assert ours.shape == theirs.shape, f'{shipped} has another size than its record draws'
         assert np.abs(ours - theirs).mean() < 4, f'{shipped} does not look like what its record draws'
-    if hasattr(drawing, 'savefig'):
-        import matplotlib.pyplot as plt
-        plt.close(drawing)
 
 # %% ../nbs/library/24_runs.ipynb #cd804907
 RECIPES = {

@@ -305,3 +305,11 @@ def test_readme(tmp_path):
 def test_readme_holds_no_images_of_its_own(tmp_path):
     make_book(tmp_path, {'index.ipynb': [prose('# T'), code('plot()', {'image/png': 'iVBORw0KGgo='})]})
     with pytest.raises(BookError, match='a cell shows an image'): build_readme.readme(tmp_path)
+
+
+def test_keyword_only_arguments_keep_their_table():
+    call, rows, _ = parse_signature("""def f(
+    a:int=1, # first
+    b:int, # needed, by keyword
+)->int: # answer""")
+    assert call == 'f(a=1, *, b)' and [row[0] for row in rows] == ['a', 'b']

@@ -3,6 +3,7 @@
     python tools/run_notebooks.py [NOTEBOOK ...]     all of them without arguments
 """
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def run(path, flags):
     os.chdir(path.parent)
     try: shell.run_all(nb, exc_stop=True, preproc=lambda cell: is_skipped(cell, flags))
     finally: os.chdir(here)
+    for cell in nb.cells:
+        if re.search(r'^#\| ?output: false', cell.source, re.M): cell['outputs'] = [o for o in cell.get('outputs', []) if o.get('name') != 'stderr']      # progress bars
     write_nb(nb, path)
     nbdev_clean(path)
 

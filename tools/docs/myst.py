@@ -150,7 +150,11 @@ def short_type(annotation):
 def parse_signature(code):
     "A signature with docments as (call without types, rows (name, type, default, meaning), result (type, meaning))."
     code = code.strip()
-    tree = ast.parse(code + '\n    ...').body[0]
+    try: tree = ast.parse(code + '\n    ...').body[0]
+    except SyntaxError as e:                          # show_doc drops the bare star before keyword-only arguments
+        lines = code.split('\n')
+        code = '\n'.join([*lines[:e.lineno - 1], '    *,', *lines[e.lineno - 1:]])
+        tree = ast.parse(code + '\n    ...').body[0]
     comments = {token.start[0]: token.string.lstrip('# ') for token in generate_tokens(StringIO(code + '\n').readline) if token.type == COMMENT}
     text = lambda node: ast.get_source_segment(code, node) if node else ''
     a, rows = tree.args, []
