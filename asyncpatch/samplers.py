@@ -183,11 +183,11 @@ class _Impulses(TorchFunctionMode):
         return noise + heard.reshape(noise.shape)
 
 def _respond(step, denoiser, z, t, s, label, schedule):
-    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row."
+    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row; room for three draws of noise."
     size = z.numel()
-    with _Impulses(1) as draws: step(lambda z, t, label=None: z, z, t, s, None, label, schedule=schedule)
-    nudges = torch.eye(1 + size + draws.drawn, size, dtype=z.dtype, device=z.device).roll(1, 0)
-    with _Impulses(1 + size): out = step(denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule)[0]
+    nudges = torch.eye(1 + 4*size, size, dtype=z.dtype, device=z.device).roll(1, 0)
+    with _Impulses(1 + size) as draws: out = step(denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule)[0]
+    if draws.drawn > 3*size: raise ValueError(f"step must draw at most 3 numbers per pixel, it drew {draws.drawn/size:g}")
     rows = (out[1:] - out[:1]).flatten(1)
     return out[:1], rows[:size], rows[size:]
 
