@@ -19,6 +19,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -236,8 +237,9 @@ class Table:
     note: str = '' # what a reader must know to read it
 
     def markdown(self)->str:
-        "As Markdown, with the note below."
-        lines = [self.header, ['---' if i == 0 else '---:' for i in range(len(self.header))], *self.rows]
+        "As Markdown, with the note below; columns of numbers are set to the right."
+        number = lambda cell: re.match(r'[<+±−-]? ?[\d.]|$', str(cell))
+        lines = [self.header, ['---:' if i and all(number(row[i]) for row in self.rows) else '---' for i in range(len(self.header))], *self.rows]
         return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + (f'\n\n{self.note}\n' if self.note else '\n')
 
     def csv(self)->str:
@@ -302,11 +304,12 @@ def recipe(scale:str, # a scale with a recipe
 def model(scale:str, # a scale with a recipe
     law:str, # name of the law of training times, one of `timesteps.LAWS`
     seed:int=0, # of the run
+    steps:int|None=None, # of the optimiser, those of the recipe if not given
     **options, # `minutes` and `progress` of `train`
 )->Denoiser: # the trained network
     "Train a model of a scale on this machine, or take up what was trained before. Raises `ValueError` for an unknown law."
     if law not in LAWS: raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}")
-    settings = recipe(scale)
+    settings = {**recipe(scale), **({'steps': steps} if steps else {})}
     folder = runs_folder(scale)/'models'/f'{law}-{seed}-{config_hash(settings)}'
     return train(folder, images=digits().train, law=LAWS[law], seed=seed, **settings, **options)
 
