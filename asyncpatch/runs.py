@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['SCALES', 'RECIPES', 'scale', 'part', 'checkout', 'products_folder', 'runs_folder', 'pack', 'unpack', 'Record',
            'config_hash', 'save_record', 'load_record', 'environment', 'Product', 'say', 'Table', 'save_product',
-           'rendered', 'check_drawing', 'recipe', 'model', 'agreement']
+           'rendered', 'check_drawing', 'recipe', 'model', 'models', 'agreement']
 
 # %% ../nbs/library/24_runs.ipynb #e5e9c378
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 import base64
 import hashlib
@@ -27,6 +29,7 @@ import zlib
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from .data import digits
 from .schedules import Denoiser
@@ -225,7 +228,6 @@ class Product:
 # %% ../nbs/library/24_runs.ipynb #e319d16f
 def say(message:str):
     "Tell a person what is going on, on standard error, between progress bars."
-    from tqdm import tqdm
     tqdm.write(message, file=sys.stderr)
 
 # %% ../nbs/library/24_runs.ipynb #b1c3c9e0
@@ -309,9 +311,46 @@ def model(scale:str, # a scale with a recipe
 )->Denoiser: # the trained network
     "Train a model of a scale on this machine, or take up what was trained before. Raises `ValueError` for an unknown law."
     if law not in LAWS: raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}")
-    settings = {**recipe(scale), **({'steps': steps} if steps else {})}
-    folder = runs_folder(scale)/'models'/f'{law}-{seed}-{config_hash(settings)}'
+    folder, settings = _model_folder(scale, law, seed, steps)
     return train(folder, images=digits().train, law=LAWS[law], seed=seed, **settings, **options)
+
+# %% ../nbs/library/24_runs.ipynb #7a8431f0
+def _model_folder(scale, law, seed, steps=None):
+    "Where a model of a scale is trained, and with which settings."
+    settings = {**recipe(scale), **({'steps': steps} if steps else {})}
+    return runs_folder(scale)/'models'/f'{law}-{seed}-{config_hash(settings)}', settings
+
+def _train_alone(scale, law, seed):
+    "The work of one process."
+    torch.set_num_threads(1)
+    model(scale, law, seed, progress=False)
+
+def _progress_of(folder):
+    "Steps made and the last loss of a run, read from its log."
+    log = folder/'metrics.jsonl'
+    lines = log.read_text().splitlines() if log.is_file() else []
+    try: return (last := json.loads(lines[-1]))['step'], last['loss']
+    except (IndexError, json.JSONDecodeError): return 0, float('nan')
+
+# %% ../nbs/library/24_runs.ipynb #5912ea8c
+def models(scale:str, # a scale with a recipe
+    wanted:list, # pairs (law, seed)
+)->dict: # the trained networks, by pair
+    "Train several models side by side, or take up those that were trained before."
+    folders = {pair: _model_folder(scale, *pair)[0] for pair in wanted}
+    missing = [pair for pair in wanted if not (folders[pair]/'weights.safetensors').is_file()]
+    cores = min(len(missing), os.cpu_count() or 1)
+    if cores > 1 and scale != 'smoke' and not torch.cuda.is_available():
+        total = len(missing)*recipe(scale)['steps']
+        with ProcessPoolExecutor(cores, get_context('spawn')) as pool, tqdm(total=total, desc=f'training {len(missing)} models, {cores} at a time', unit='step') as bar:
+            running = [pool.submit(_train_alone, scale, *pair) for pair in missing]
+            while wait(running, timeout=1).not_done and not any(job.done() and job.exception() for job in running):
+                seen = [_progress_of(folders[pair]) for pair in missing]
+                bar.update(sum(step for step, _ in seen) - bar.n)
+                bar.set_postfix(loss=' '.join(f'{loss:.3f}' for step, loss in seen if 0 < step < recipe(scale)['steps']))
+            for job in running: job.result()
+            bar.update(total - bar.n)
+    return {pair: model(scale, *pair) for pair in wanted}
 
 # %% ../nbs/library/24_runs.ipynb #6cee2e88
 def agreement(ours:dict[str, list[float]], # values over seeds for each cell, this machine's

@@ -214,7 +214,7 @@ def _loop(folder, state, accelerator, images, law, config, checkpoint_every, min
     stream = batches(images, config['batch'], config['seed'], state.step)
     began, before = time.monotonic(), state.seconds
     bar = tqdm(total=config['steps'], initial=state.step, desc=f"training {folder.name}", unit='step', disable=not (progress and accelerator.is_main_process), mininterval=.5)
-    with bar, open(folder/'metrics.jsonl', 'a') as log:
+    with bar, open(folder/'metrics.jsonl', 'a', buffering=1) as log:
         smooth = None
         while state.step < config['steps']:
             loss = train_step(state, accelerator, next(stream), law, config)
