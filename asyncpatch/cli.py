@@ -64,6 +64,7 @@ def result_notebooks(root:Path, # of the checkout
 def _client(notebook, folder):
     "An nbclient that passes standard error on instead of storing it."
     from nbclient import NotebookClient
+    from traitlets.config import Config
     class Client(NotebookClient):
         def output(self, outs, msg, display_id, cell_index):
             if msg['header']['msg_type'] == 'stream' and msg['content']['name'] == 'stderr':
@@ -71,7 +72,7 @@ def _client(notebook, folder):
                 sys.stderr.flush()
                 return None
             return super().output(outs, msg, display_id, cell_index)
-    return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))))
+    return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))), config=Config(KernelManager=dict(transport='ipc')))
 
 def _execute(path, destination):
     "Run a notebook in a fresh kernel and write it, with its outputs, to `destination`."
@@ -79,8 +80,8 @@ def _execute(path, destination):
     from asyncpatch.weights import write_atomically
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [c for c in notebook.cells if 'nbdev_export(' not in c.source]
-    try: _client(notebook, path.parent).execute()
-    finally: write_atomically(destination, nbformat.writes(notebook))
+    _client(notebook, path.parent).execute()
+    write_atomically(destination, nbformat.writes(notebook))
 
 # %% ../nbs/library/25_cli.ipynb #a3871dc4
 def reproduce(scale:str='digits', # where to run
@@ -206,7 +207,7 @@ def inpaint_command(args:argparse.Namespace, # of the command line
 
 # %% ../nbs/library/25_cli.ipynb #aa4e6f62
 EPILOG = """examples:
-  asyncpatch reproduce                          every figure and table at the CPU scale (about a quarter of an hour)
+  asyncpatch reproduce                          every figure and table at the CPU scale (a quarter of an hour on two cores)
   asyncpatch reproduce --only fig03 tab01       the notebooks that make these
   asyncpatch train --law asyncpatch --minutes 2 a model on the digits; the same command continues
   asyncpatch sample --label 3 --out threes.png  sixteen threes from the model that ships
