@@ -66,7 +66,8 @@ def test_reproduce_needs_a_checkout(tmp_path):
 
 
 def test_interrupted_training_leaves_a_run_that_continues(tmp_path):
-    command = [*COMMAND, 'train', '--scale', 'smoke', '--steps', '4000', '--out', str(tmp_path/'run')]
+    listening = COMMAND[-1].replace('import sys', 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)')     # a background shell has it ignored
+    command = [*COMMAND[:-1], listening, 'train', '--scale', 'smoke', '--steps', '4000', '--out', str(tmp_path/'run')]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     while not (tmp_path/'run/checkpoint.safetensors').is_file(): time.sleep(.02)
     process.send_signal(signal.SIGINT)
