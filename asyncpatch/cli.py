@@ -64,7 +64,6 @@ def result_notebooks(root:Path, # of the checkout
 def _client(notebook, folder):
     "An nbclient that passes standard error on instead of storing it."
     from nbclient import NotebookClient
-    from traitlets.config import Config
     class Client(NotebookClient):
         def output(self, outs, msg, display_id, cell_index):
             if msg['header']['msg_type'] == 'stream' and msg['content']['name'] == 'stderr':
@@ -72,7 +71,7 @@ def _client(notebook, folder):
                 sys.stderr.flush()
                 return None
             return super().output(outs, msg, display_id, cell_index)
-    return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))), config=Config(KernelManager=dict(transport='ipc')))
+    return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))), extra_arguments=['--log-level=ERROR'])
 
 def _execute(path, destination):
     "Run a notebook in a fresh kernel and write it, with its outputs, to `destination`."

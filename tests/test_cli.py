@@ -76,3 +76,13 @@ def test_interrupted_training_leaves_a_run_that_continues(tmp_path):
     assert not list((tmp_path/'run').glob('.*.part'))
     again = asyncpatch('train', '--scale', 'smoke', '--steps', '4000', '--minutes', '0', '--out', tmp_path/'run')
     assert again.returncode == 1 and 'minutes are over at step' in again.stderr
+
+
+def test_a_notebook_is_executed_and_its_progress_passed_on(tmp_path, capsys):
+    import nbformat
+    from asyncpatch.cli import _execute
+    cell = nbformat.v4.new_code_cell("import sys\nprint('half way', file=sys.stderr)\n6*7")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path/'a.ipynb')
+    _execute(tmp_path/'a.ipynb', tmp_path/'out/a.ipynb')
+    outputs = nbformat.read(tmp_path/'out/a.ipynb', 4).cells[0].outputs
+    assert [o.data['text/plain'] for o in outputs] == ['42'] and capsys.readouterr().err == 'half way\n'
