@@ -174,6 +174,7 @@ def sample_command(args:argparse.Namespace, # of the command line
     if args.label is not None and not 0 <= args.label < net.classes: raise UsageError(f"--label must be from 0 to {net.classes - 1}, got {args.label}")
     labels = torch.arange(args.count)%max(1, net.classes) if args.label is None else torch.full((args.count,), args.label)
     order = {'raster': spatial.raster(8, 8, 2), 'spiral': spatial.spiral(8, 8, 2)}.get(args.order)
+    if order is not None and args.points <= order.max(): raise UsageError(f"--points must be at least {int(order.max()) + 1} for --order {args.order}, a step for each patch; got {args.points}")
     maps = spatial.synchronous(args.points) if order is None else spatial.autoregressive(order, args.points//int(order.max() + 1))
     bar, callback = _progress(len(maps), 'sampling')
     with bar: x = sample(denoiser, maps, (args.count, net.channels, 8, 8), label=labels, generator=generators(range(args.seed, args.seed + args.count)), callback=callback)

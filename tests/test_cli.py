@@ -29,6 +29,7 @@ def test_help_is_worth_reading():
     (('inpaint', '--digit', '1797'), 'from 0 to 359'),
     (('inpaint', '--digit', '-1'), 'whole number'),
     (('sample', '--label', '10'), 'from 0 to 9'),
+    (('sample', '--order', 'raster', '--points', '9'), 'at least 16'),
     (('sample', '--out', '/proc/nowhere/a.png'), 'cannot write to'),
     (('reproduce', '--out', '/proc/nowhere'), 'cannot write to'),
     (('train', '--law', 'asynchronous'), 'law must be one of'),
