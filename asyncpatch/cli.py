@@ -96,7 +96,7 @@ def reproduce(scale:str='digits', # where to run
     notebooks = result_notebooks(root, only)
     part = 'full' if full else 'quick'
     if out: writable(Path(out)/scale/'probe')
-    os.environ.update(ASYNCPATCH_SCALE=scale, ASYNCPATCH_PART=part, **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}))
+    os.environ.update(ASYNCPATCH_SCALE=scale, ASYNCPATCH_PART=part, MPLBACKEND='module://matplotlib_inline.backend_inline', **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}))
     if scale == 'smoke': os.environ.setdefault('IN_TEST', '1')
     if full: say("The full records take about an hour on two CPU cores at the digits scale; stop at any time, the same command continues.")
     for i, path in enumerate(notebooks):
