@@ -62,9 +62,20 @@ def result_notebooks(root:Path, # of the checkout
 
 # %% ../nbs/library/25_cli.ipynb #ae905c5c
 def _client(notebook, folder):
-    "An nbclient that passes standard error on instead of storing it."
+    "An nbclient that passes standard error on instead of storing it, and knows when Ctrl-C took its kernel away."
     from nbclient import NotebookClient
     class Client(NotebookClient):
+        busy = interrupted = False
+
+        async def async_execute_cell(self, *args, **kwargs):
+            self.busy = True
+            try: return await super().async_execute_cell(*args, **kwargs)
+            finally: self.busy = False
+
+        async def _async_cleanup_kernel(self):
+            self.interrupted |= self.busy
+            await super()._async_cleanup_kernel()
+
         def output(self, outs, msg, display_id, cell_index):
             if msg['header']['msg_type'] == 'stream' and msg['content']['name'] == 'stderr':
                 sys.stderr.write(msg['content']['text'])
@@ -73,13 +84,18 @@ def _client(notebook, folder):
             return super().output(outs, msg, display_id, cell_index)
     return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))), extra_arguments=['--log-level=ERROR'])
 
+# %% ../nbs/library/25_cli.ipynb #4c0572f1
 def _execute(path, destination):
     "Run a notebook in a fresh kernel and write it, with its outputs, to `destination`."
     import nbformat
     from asyncpatch.weights import write_atomically
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [c for c in notebook.cells if 'nbdev_export(' not in c.source]
-    _client(notebook, path.parent).execute()
+    client = _client(notebook, path.parent)
+    try: client.execute()
+    except Exception:
+        if client.interrupted: raise KeyboardInterrupt from None
+        raise
     write_atomically(destination, nbformat.writes(notebook))
 
 # %% ../nbs/library/25_cli.ipynb #a3871dc4
