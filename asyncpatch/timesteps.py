@@ -482,6 +482,7 @@ class TimeTable(NamedTuple):
     values:Tensor # times, (n, K)
     index:Tensor # row of the table for every pixel, (n, 1, H, W), int64
     side:int=1 # pixels
+    inner:tuple=() # rows for the averages over 2x2 pixels, 4x4, …, each (n, 1, H/2, W/2) and so on, where the table holds those too
 
     def field(self)->Tensor:
         "The times themselves, (n, 1, H, W)."
@@ -522,11 +523,14 @@ def tabulated(law:Callable, # a law of times of this page, or `functools.partial
 
 # %% ../nbs/library/11_timesteps.ipynb #abb3246d
 def distinct_times(t:Tensor, # times, (n, 1, H, W)
+    halvings:int=0, # how often a network halves its images: averages over 2x2 pixels and so on get rows too
 )->TimeTable: # of the same field, K the number of times that occur; a shape that depends on the data
     "The table of any field, by sorting. For sampling, not for a compiled training step."
-    once = t[:1] if t.stride(0) == 0 or len(t) == 1 else t
-    values, index = once.unique(return_inverse=True)
-    return TimeTable(values.expand(len(t), -1), index.expand(t.shape))
+    maps = [t[:1] if t.stride(0) == 0 or len(t) == 1 else t]
+    for _ in range(halvings): maps.append(torch.nn.functional.avg_pool2d(maps[-1], 2))
+    values, rows = torch.cat([m.flatten() for m in maps]).unique(return_inverse=True)
+    index, *inner = (row.view(m.shape).expand(len(t), -1, -1, -1) for row, m in zip(rows.split([m.numel() for m in maps]), maps))
+    return TimeTable(values.expand(len(t), -1), index, inner=tuple(inner))
 
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
 LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}

@@ -271,19 +271,25 @@ class UNet(nn.Module):
         if (None if condition is None else tuple(condition.shape)) != expected:
             raise ValueError(f"condition must be {expected}, got {None if condition is None else tuple(condition.shape)}")
 
+    def _rows(self, table, i, pixels):
+        "The row of each pixel of a level, where the table knows it and is shorter than the level's own times."
+        if 2*table.values.shape[1] > pixels >> 2*i: return None
+        if 0 < i <= len(table.inner) and self.reduction == 'average': rows = table.inner[i - 1]
+        elif self.reduction == 'nearest' or table.side%2**i == 0: rows = table.index[..., ::2**i, ::2**i]
+        else: return None
+        return (rows + table.values.shape[1]*torch.arange(len(rows), device=rows.device).view(-1, 1, 1, 1)).flatten()
+
     def _times(self, t, label):
-        "For every level what `FiLM` takes: the embedding of a table and the row of each pixel where that is shorter, else the embedding of the level's times."
-        table = t if isinstance(t, TimeTable) else None
-        field = t if table is None else table.field()
-        serves = [table is not None and 2*table.values.shape[1] <= field[0, 0].numel() >> 2*i and (self.reduction == 'nearest' or table.side%2**i == 0) for i in range(len(self.down))]
-        embedded = self.embed(table.values.unsqueeze(1), label).flatten(0, 2) if any(serves) else None
+        "For every level what `FiLM` takes: the embedding of the table and the row of each pixel where a table serves, else the embedding of the level's times."
+        if not isinstance(t, TimeTable): rows, field = [None]*len(self.down), t
+        else:
+            rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
+            field = t.field() if None in rows else None
+            embedded = self.embed(t.values.unsqueeze(1), label).flatten(0, 2)
         levels = []
-        for i, short in enumerate(serves):
-            if i: field = reduce_times(field, self.reduction)
-            if short:
-                first = table.values.shape[1]*torch.arange(len(field), device=field.device).view(-1, 1, 1, 1)
-                levels.append((embedded, (table.index[..., ::2**i, ::2**i] + first).flatten()))
-            else: levels.append((self.embed(field.squeeze(1), label), None))
+        for i, row in enumerate(rows):
+            if i and field is not None: field = reduce_times(field, self.reduction)
+            levels.append((self.embed(field.squeeze(1), label), None) if row is None else (embedded, row))
         return levels
 
     def forward(self,

@@ -63,7 +63,7 @@ def awake(net):
     return net
 
 
-def times(batch, size):
+def times(batch, size, halvings):
     "Fields of times, and for some of them tables."
     patches = partial(asyncpatch, scales=tuple(2**k for k in range(1, size.bit_length())))
     table = lambda law: tabulated(law)(batch, size, size)
@@ -71,7 +71,7 @@ def times(batch, size):
     hole[..., size//4:3*size//4, size//4:3*size//4] = .5
     rows = torch.linspace(1, .3, 4).repeat_interleave(size//4).view(1, 1, size, 1).expand(batch, 1, size, size)
     fields = {'patches from 2 pixels': table(patches), 'default mixture': asyncpatch(batch, size, size), 'every pixel': asyncpatch(batch, size, size, scales=(1,)),
-              'TD-Paint': table(td_paint), 'inpainting': distinct_times(hole.expand(batch, 1, size, size)), 'autoregressive, 4 rows': distinct_times(rows)}
+              'TD-Paint': table(td_paint), 'inpainting': distinct_times(hole.expand(batch, 1, size, size), halvings), 'autoregressive, 4 rows': distinct_times(rows, halvings)}
     return table(synchronous).values.view(-1, 1, 1, 1), fields
 
 
@@ -85,7 +85,7 @@ def main(repeats=9, *names):
         net = awake(UNet(**config))
         plain = naive(net)
         z, label = torch.randn(batch, config['channels'], size, size), torch.randint(0, config['classes'], (batch,))
-        one, fields = times(batch, size)
+        one, fields = times(batch, size, len(net.down) - 1)
         calls = {'one time': (net, one)}
         for title, t in fields.items():
             field = t if torch.is_tensor(t) else t.field()
