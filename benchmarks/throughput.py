@@ -55,7 +55,7 @@ def lucidrains(channels, size, widths, blocks, **_):
 
 def azula(channels, size, widths, blocks, **_):
     from azula.nn.unet import UNet as Peer
-    net = Peer(in_channels=channels, out_channels=channels, mod_features=widths[0], hid_channels=widths, hid_blocks=[blocks]*len(widths))
+    net = Peer(in_channels=channels, out_channels=channels, mod_features=widths[0], hid_channels=widths, hid_blocks=[2*blocks]*len(widths))       # as many parameters as the others
     return net, lambda z, t: net(z, t[:, None].expand(-1, widths[0]))
 
 
