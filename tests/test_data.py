@@ -61,6 +61,23 @@ def test_the_leaves_never_change():
     assert ((alone - together[::20]).abs() < 1e-4).float().mean() > .999
 
 
+def test_leaves_and_crops_stay_on_the_gpu(monkeypatch):
+    "As far as a machine without one can tell: with pretended tensors, every operation finds its operands on one device."
+    fake = pytest.importorskip('torch._subclasses.fake_tensor')
+    from asyncpatch import data
+    data.photos()
+    monkeypatch.setattr(torch.Tensor, 'nonzero', lambda x: torch.arange(len(x), device=x.device)[:, None])      # a pretended tensor has no values
+    monkeypatch.setattr(data, 'chosen', lambda index, count: index)
+    caches = data.kind_table, data.radius_quantiles
+    for cached in caches: cached.cache_clear()
+    try:
+        with fake.FakeTensorMode(allow_non_fake_inputs=True):
+            for source in (leaves(32, device='cuda'), photo_crops(32, device='cuda')): assert source[torch.arange(8)].x.device.type == 'cuda'
+            with pytest.raises(Exception, match='device'): leaves(32, device='cuda')[torch.arange(8)].x + torch.ones(3, 32, 32)
+    finally:
+        for cached in caches: cached.cache_clear()
+
+
 @pytest.mark.parametrize('start', [0, 5])
 def test_workers_give_the_same_stream(start):
     for source in (digits().held_out, Mirrored(leaves(8, 'held_out', count=33)), photo_crops(16, count=50)):
