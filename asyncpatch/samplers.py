@@ -9,6 +9,7 @@ __all__ = ['ancestral_step', 'noise_ratio', 'ddim_update', 'forward_jump', 'ddim
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
 from functools import partial
+import math
 
 import torch
 from torch import Tensor
@@ -38,15 +39,18 @@ def ddim_update(z:Tensor, # noisy data at `t`, (B, C, H, W)
     """The step @eq-step with $\\kappa=1-c(1-r)$, pixel by pixel.
 
     Raises `ValueError` where s > t."""
-    stay, arrived = s == t, s == 0
     if bool((s > t).any()): raise ValueError("s must not be later than t: a step removes noise")
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(torch.where(stay, 1., t)), schedule(s)     # 1: any time that divides well, as these keep their value below
+    stay, arrived = s == t, s == 0
+    some_stay = bool(stay.any())
+    if some_stay: t = torch.where(stay, 1., t)              # any time that divides well: these pixels keep their value below
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
     ratio = sigma_s/sigma_t
-    kappa = (1 - stochasticity) + stochasticity*(ratio*alpha_t/alpha_s)
-    kept = kappa*ratio
-    moved = torch.addcmul((alpha_s - kept*alpha_t)*x0, kept, z)
-    if stochasticity: moved = moved + sigma_s*(1 - kappa*kappa).clamp(min=0).sqrt()*noise
-    return torch.where(stay, z, torch.where(arrived, x0, moved))
+    kappa = (ratio*alpha_t).div_(alpha_s).mul_(stochasticity).add_(1 - stochasticity)
+    kept = ratio.mul_(kappa)
+    moved = torch.addcmul(torch.addcmul(alpha_s, kept, alpha_t, value=-1)*x0, kept, z)
+    if stochasticity: moved = torch.addcmul(moved, kappa.square_().neg_().add_(1).clamp_(min=0).sqrt_().mul_(sigma_s), torch.as_tensor(noise).to(z))
+    if bool(arrived.any()): moved = torch.where(arrived, x0, moved)
+    return torch.where(stay, z, moved) if some_stay else moved
 
 # %% ../nbs/library/13_samplers.ipynb #c9c0d52d
 def forward_jump(z:Tensor, # noisy data at `s`, (B, C, H, W)
@@ -208,7 +212,7 @@ def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     if not bool(z.isfinite().all()): raise ValueError("x must be finite where pixels start below time 1")
     while (s := plan(i + 1, z, x0)) is not None:
         z, x0 = _advance(step, denoiser, z, x0, t, s, generator, label, schedule)
-        if not bool(z.isfinite().all()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
+        if not math.isfinite(z.sum()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
         if callback: callback(i, z, x0, s)
         t, i = s, i + 1
     return z
