@@ -696,10 +696,11 @@ def dry_run(configuration:Configuration, # of a run
 def _passage(net, configuration, back):
     "A call that sends one image through the network, and back."
     x = torch.empty(1, net.channels, configuration.size, configuration.size, device='meta')
-    arguments = dict(unet=(torch.empty(1, 1, *x.shape[2:], device='meta'), torch.zeros(1, dtype=torch.long, device='meta') if getattr(net, 'classes', 0) else None), autoencoder=())[configuration.kind]
+    one = torch.ones(1, 1, *x.shape[2:], device='meta')
     def call():
-        out = net(x, *arguments)
-        if back: (out if configuration.kind == 'unet' else out.image).sum().backward()
+        if configuration.kind == 'unet': out = net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None)
+        else: out = net.decoder(net.encoder(x, one.bool()), one.bool())
+        if back: out.sum().backward()
     return call
 
 # %% ../nbs/library/24_runs.ipynb #b10396f2
