@@ -225,7 +225,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(_level(w, e, i in attention, dropout, before[i], [0]*blocks[i]) for i, w in enumerate(widths))
         self.middle = _level(widths[-1], e, True, dropout, widths[-1], [0]*middle)
         self.up = nn.ModuleList(_level(w, e, i in attention, dropout, widths[min(i + 1, last)], [w]*blocks[i] + [before[i]]) for i, w in enumerate(widths))
-        self.halve, self.enlarge = ((nn.ModuleList(ResidualBlock(w, w, e, dropout, change) for w in which) if resampling == 'residual' else None)
+        self.halving, self.doubling = ((nn.ModuleList(ResidualBlock(w, w, e, dropout, change) for w in which) if resampling == 'residual' else None)
                                    for change, which in (('down', widths[:-1]), ('up', widths[1:])))
         self.last = nn.Sequential(RMSNorm(widths[0]), nn.GELU(), nn.Conv2d(widths[0], outputs or channels, 3, padding=1))
         nn.init.zeros_(self.last[-1].weight)
@@ -271,14 +271,14 @@ class UNet(nn.Module):
         h = self.first(z if condition is None else torch.cat([z, condition], 1)).permute(0, 2, 3, 1).contiguous()
         skips = []
         for i, level in enumerate(self.down):
-            if i: h = _resample(h, 'down') if self.halve is None else self.halve[i - 1](h, times[i])
+            if i: h = _resample(h, 'down') if self.halving is None else self.halving[i - 1](h, times[i])
             skips.append([h])                                    # what enters a level is the last thing its way up will see
             h, left = _run(level, h, times[i])
             skips[-1] += left
         h, _ = _run(self.middle, h, times[-1])
         for i, level in reversed(list(enumerate(self.up))):
             h, _ = _run(level, h, times[i], skips[i])
-            if i: h = _resample(h, 'up') if self.enlarge is None else self.enlarge[i - 1](h, times[i - 1])
+            if i: h = _resample(h, 'up') if self.doubling is None else self.doubling[i - 1](h, times[i - 1])
         norm, gelu, convolution = self.last
         return _convolve(convolution, gelu(norm(h))).permute(0, 3, 1, 2).contiguous()
 
