@@ -4,20 +4,32 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT_EVERY', 'GOLDEN', 'FIRST', 'SECOND', 'DRAWS', 'KINDS', 'SHAPES', 'RADII', 'FALLEN', 'FINEST', 'PHOTOGRAPHS',
-           'Images', 'Split', 'held_out_indices', 'digits', 'to_uint8', 'grid', 'to_levels', 'dequantise',
-           'bits_per_dim', 'epoch_order', 'batch_indices', 'batches', 'scrambled', 'uniform_of', 'disc', 'box',
-           'triangle', 'flower', 'Kind', 'kind_table', 'radius_quantiles', 'radius_of', 'random_texture', 'Fallen',
-           'fallen_leaves', 'shares', 'decorated', 'paint_leaves', 'chosen', 'Leaves', 'leaves', 'Photograph', 'photos',
-           'Crops', 'photo_crops', 'TakingTurns']
+           'UNREADABLE', 'imagenet64', 'imagenet256', 'Images', 'Split', 'held_out_indices', 'digits', 'to_uint8',
+           'grid', 'to_levels', 'dequantise', 'bits_per_dim', 'epoch_order', 'batch_indices', 'Steps', 'batches',
+           'scrambled', 'uniform_of', 'disc', 'box', 'triangle', 'flower', 'Kind', 'kind_table', 'radius_quantiles',
+           'radius_of', 'random_texture', 'Fallen', 'fallen_leaves', 'shares', 'decorated', 'paint_leaves', 'chosen',
+           'Leaves', 'leaves', 'Photograph', 'photos', 'Crops', 'photo_crops', 'TakingTurns', 'as_picture',
+           'area_weights', 'central_square', 'crop_then_area', 'halve_then_bicubic', 'squeeze', 'Pictures', 'Mirrored',
+           'Files', 'files_in', 'image_folder', 'imagenet', 'lmdb_transaction', 'LmdbShelf', 'lsun', 'Rows']
 
 # %% ../nbs/library/17_data.ipynb #88f9e809
+from collections import ChainMap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial
+import io
+from itertools import count as counting
 import math
+from pathlib import Path
+import re
+import struct
 from typing import NamedTuple
+import warnings
+import zlib
 
 import numpy as np
+from PIL import Image, ImageOps
 import torch
 from torch import Tensor
 
@@ -145,17 +157,30 @@ def batch_indices(step:int, # which batch of the stream, from 0
     return torch.from_numpy(order[first - epochs[0]*count:][:size])
 
 # %% ../nbs/library/17_data.ipynb #2f56b0e8
+@dataclass(frozen=True)
+class Steps:
+    "Batch `steps[n]` of a stream, and the names of images that could not be read so far."
+    images: object # a source
+    size: int # images in a batch
+    seed: int # of the order
+
+    def __getitem__(self, step):
+        part = self.images[batch_indices(step, len(self.images), self.size, self.seed)]
+        return part.x, part.label, dict(getattr(self.images, 'unreadable', {}))
+
+# %% ../nbs/library/17_data.ipynb #2a45c772
 def batches(images:Images, # or anything with a length that gives `Images` for a tensor of indices
     size:int, # images in a batch
     seed:int, # of the order
     start:int=0, # the step to begin at
+    workers:int=0, # processes that prepare batches ahead of time; 0: this one, when asked
 )->Iterator[tuple[Tensor, Tensor]]: # (size, C, H, W) images and their (size,) classes, for ever
-    "The endless stream of batches from step `start` on: batch `n` depends on `seed` and `n` alone."
-    step = start
-    while True:
-        chosen = images[batch_indices(step, len(images), size, seed)]
-        yield chosen.x, chosen.label
-        step += 1
+    "The endless stream of batches from step `start` on: batch `n` depends on `seed` and `n` alone, whoever prepares it."
+    steps = Steps(images, size, seed)
+    ready = torch.utils.data.DataLoader(steps, sampler=counting(start), batch_size=None, num_workers=workers) if workers else (steps[n] for n in counting(start))
+    for x, label, unreadable in ready:
+        if unreadable and workers: images.unreadable.update(unreadable)
+        yield x, label
 
 # %% ../nbs/library/17_data.ipynb #12f05fcf
 GOLDEN, FIRST, SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -503,6 +528,8 @@ class TakingTurns:
     "Sources mixed in equal parts: image $i$ is image $\\lfloor i/n\\rfloor$ of source $i\\bmod n$."
     sources: tuple # of images of one size
 
+    @property
+    def unreadable(self): return ChainMap(*[source.unreadable for source in self.sources if hasattr(source, 'unreadable')])
     def __len__(self): return len(self.sources)*min(len(source) for source in self.sources)
     def __getitem__(self, index):
         index = chosen(index, len(self))
@@ -510,3 +537,238 @@ class TakingTurns:
         parts = [source[index[at].div(len(self.sources), rounding_mode='floor')] for source, at in zip(self.sources, which)]
         back = torch.cat(which).argsort()
         return Images(torch.cat([part.x for part in parts])[back.to(parts[0].x.device)], torch.cat([part.label for part in parts])[back.to(parts[0].x.device)])
+
+# %% ../nbs/library/17_data.ipynb #8334f5b7
+def as_picture(picture:Image.Image, # as opened from a file
+    channels:int=3, # 3 for colour, 1 for grey
+    turn:bool=True, # whether to set it upright as its EXIF tag says
+)->Image.Image: # of mode RGB or L
+    """Any picture in 8 bits and one of two modes: upright, without transparency (laid on white), 16 bits rounded to 8.
+
+    Raises `ValueError` for pixels whose range is unknown."""
+    if turn: picture = ImageOps.exif_transpose(picture)
+    if picture.mode[0] in 'IF':
+        values = np.asarray(picture)
+        if picture.mode == 'F' or values.min() < 0 or values.max() > 65535: raise ValueError(f"pixels must have 8 or 16 bits, got mode {picture.mode} from {values.min()} to {values.max()}")
+        picture = Image.fromarray((values/257).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    return picture.convert('RGB' if channels == 3 else 'L')
+
+# %% ../nbs/library/17_data.ipynb #d3dc166a
+@lru_cache(256)
+def area_weights(length:int, # pixels in a row
+    size:int, # fewer pixels, each a mean over as many old ones as it covers
+)->np.ndarray: # (size, length), rows sum to 1
+    "What part of new pixel $i$ is old pixel $p$."
+    edges, p = np.linspace(0, length, size + 1)[:, None], np.arange(length)
+    return ((np.minimum(edges[1:], p + 1) - np.maximum(edges[:-1], p)).clip(0)*size/length).astype(np.float32)
+
+def central_square(picture:Image.Image, side:int)->Image.Image:
+    "The square of `side` pixels in the middle."
+    left, top = (picture.width - side)//2, (picture.height - side)//2
+    return picture.crop((left, top, left + side, top + side))
+
+def crop_then_area(picture:Image.Image, # of any size, mode RGB or L
+    size:int, # pixels on a side of the result
+)->Image.Image: # size x size
+    "The authors': central square along the short side, then the mean over areas; a smaller picture is enlarged by bicubic interpolation."
+    side = min(picture.size)
+    square = central_square(picture, side)
+    if side < size: return square.resize((size, size), Image.Resampling.BICUBIC)
+    weights, pixels = area_weights(side, size), np.asarray(square, dtype=np.float32)
+    means = weights @ (weights @ pixels.reshape(side, -1)).reshape(size, side, -1)                 # (size, size, C)
+    return Image.fromarray(means.round().astype(np.uint8).reshape(size, size, *pixels.shape[2:]))
+
+# %% ../nbs/library/17_data.ipynb #716b1545
+def halve_then_bicubic(picture:Image.Image, # of any size
+    size:int, # pixels on a side of the result
+)->Image.Image: # size x size
+    "ADM's (Dhariwal and Nichol 2021): halve while the short side stays at least `size`, bicubic to it, then the central square."
+    while min(picture.size) >= 2*size: picture = picture.resize((picture.width//2, picture.height//2), Image.Resampling.BOX)
+    scale = size/min(picture.size)
+    return central_square(picture.resize((round(picture.width*scale), round(picture.height*scale)), Image.Resampling.BICUBIC), size)
+
+def squeeze(picture:Image.Image, # of any size
+    size:int, # pixels on a side of the result
+)->Image.Image: # size x size
+    "Downsampled ImageNet's (Chrabaszcz et al. 2017): the whole picture into a square by the mean over areas, whatever its shape."
+    return picture.resize((size, size), Image.Resampling.BOX)
+
+# %% ../nbs/library/17_data.ipynb #631f3369
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+@dataclass(frozen=True)
+class Pictures:
+    "Pictures on a shelf, cut to one size: `pictures[index]` gives `Images` for a vector of indices."
+    shelf: object # has a length, `name(i)`, `label(i)` and `open(i)`
+    size: int # pixels on a side
+    resize: Callable[[Image.Image, int], Image.Image] = crop_then_area
+    channels: int = 3 # 3 for colour, 1 for grey
+    turn: bool = True # whether EXIF tags are obeyed
+    on_error: str = 'stop' # or 'skip': the next readable picture takes the place of one that is not
+    unreadable: dict[str, str] = field(default_factory=dict) # names and reasons
+
+    def __post_init__(self):
+        if self.on_error not in ('stop', 'skip') or self.channels not in (1, 3): raise ValueError(f"on_error must be 'stop' or 'skip' and channels 1 or 3, got {self.on_error!r} and {self.channels}")
+        if self.size < 1: raise ValueError(f"size must be at least 1, got {self.size}")
+
+    def __len__(self): return len(self.shelf)
+
+    def __getitem__(self, index):
+        found = [self.readable(i) for i in chosen(index, len(self)).tolist()]
+        x = torch.stack([pixels for _, pixels in found]) if found else torch.empty(0, self.channels, self.size, self.size)
+        return Images(x, torch.tensor([self.shelf.label(i) for i, _ in found], dtype=torch.int64))
+
+    def pixels(self, i:int)->Tensor:
+        "Picture `i`, cut to size: (C, size, size) in [-1, 1]."
+        with self.shelf.open(i) as picture: square = self.resize(as_picture(picture, self.channels, self.turn), self.size)
+        return torch.from_numpy(np.array(square)).view(self.size, self.size, self.channels).movedim(-1, 0)/127.5 - 1
+
+    def readable(self, i:int)->tuple[int, Tensor]:
+        "Picture `i`, or the first readable one after it: its number and pixels."
+        for at in (j % len(self) for j in range(i, i + len(self))):
+            name = self.shelf.name(at)
+            if name in self.unreadable: continue
+            try: return at, self.pixels(at)
+            except UNREADABLE as error:
+                if isinstance(error, OSError) and error.errno is not None: raise
+                if self.on_error == 'stop': raise ValueError(f"{name} cannot be read as an image: {error}") from error
+                self.unreadable[name] = str(error)
+                warnings.warn(f"{name} cannot be read as an image, the next one takes its place: {error}")
+        raise ValueError(f"none of {len(self)} images can be read; the first: {next(iter(self.unreadable.items()))}")
+
+# %% ../nbs/library/17_data.ipynb #47b0bbec
+@dataclass(frozen=True)
+class Mirrored:
+    "A source and its mirror images: image $N+i$ is image $i$ flipped from left to right."
+    source: object # anything with a length that gives `Images` for a vector of indices
+
+    @property
+    def unreadable(self): return self.source.unreadable
+    def __len__(self): return 2*len(self.source)
+    def __getitem__(self, index):
+        index = chosen(index, len(self))
+        images = self.source[index % len(self.source)]
+        return Images(torch.where((index >= len(self.source)).view(-1, 1, 1, 1).to(images.x.device), images.x.flip(-1), images.x), images.label)
+
+# %% ../nbs/library/17_data.ipynb #070e835b
+@dataclass(frozen=True)
+class Files:
+    "A shelf of image files."
+    paths: tuple[str, ...]
+    labels: tuple[int, ...] # class of each
+    classes: tuple[str, ...] # names of the classes
+
+    def __len__(self): return len(self.paths)
+    def name(self, i): return self.paths[i]
+    def label(self, i): return self.labels[i]
+    def open(self, i): return Image.open(self.paths[i])
+
+# %% ../nbs/library/17_data.ipynb #1b208f05
+def files_in(folder:str|Path, # holds images, or folders of images named by class
+)->Files: # in the order of their names
+    """Images of a folder: each subfolder a class, in alphabetical order, or all of class 0 if there are none.
+
+    Raises `FileNotFoundError` if there is no such folder, `ValueError` if it holds no images, or images beside folders of images."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+    folder = Path(folder)
+    if not folder.is_dir(): raise FileNotFoundError(f"folder must be a folder of images, got {folder}, which is none")
+    plain = sorted(str(path) for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(IMG_EXTENSIONS))
+    subfolders = any(path.is_dir() for path in folder.iterdir())
+    classes, index = find_classes(folder) if subfolders else ([folder.name], {})
+    samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS, allow_empty=True) if subfolders else []
+    if plain and samples: raise ValueError(f"folder must hold images or folders of images, not both, got {len(plain)} images beside folders in {folder}")
+    if not (plain or samples): raise ValueError(f"folder must hold images ({' '.join(IMG_EXTENSIONS)}), got none in {folder}")
+    if plain: return Files(tuple(plain), (0,)*len(plain), (folder.name,))
+    return Files(*zip(*samples), tuple(classes))
+
+# %% ../nbs/library/17_data.ipynb #514c112f
+def image_folder(folder:str|Path, # holds images, or folders of images named by class
+    size:int, # pixels on a side
+    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # how pictures of any size become squares
+    channels:int=3, # 3 for colour, 1 for grey
+    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
+    mirror:bool=False, # whether mirror images are added
+)->Pictures|Mirrored: # a source: `source[index]` are (B, channels, size, size) `Images`
+    """The user's own pictures, of any sizes and modes (`as_picture`), cut to one size.
+
+    Raises `ValueError` for a folder without images, and names a picture that cannot be read."""
+    pictures = Pictures(files_in(folder), size, resize, channels, on_error=on_error)
+    return Mirrored(pictures) if mirror else pictures
+
+# %% ../nbs/library/17_data.ipynb #9f869000
+def imagenet(root:str|Path, # holds train/ and val/, each with a folder for each class
+    size:int, # pixels on a side
+    split:str='train', # or 'val'
+    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # which of the three data sets: the authors', ADM's or Chrabaszcz et al.'s
+    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
+    mirror:bool|None=None, # whether mirror images are added; None: in training
+)->Pictures|Mirrored: # a source: `source[index]` are (B, 3, size, size) `Images`
+    """ILSVRC 2012 at any size.
+
+    Raises `ValueError` for an unknown split or folders that are not named by WordNet (n and eight digits)."""
+    if split not in ('train', 'val'): raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    files = files_in(Path(root)/split)
+    strange = [name for name in files.classes if not re.fullmatch(r'n\d{8}', name)]
+    if strange: raise ValueError(f"{Path(root)/split} must hold folders like n01440764, got {strange[0]!r}; validation images have to be sorted into the folders of their classes")
+    pictures = Pictures(files, size, resize, turn=False, on_error=on_error)
+    return Mirrored(pictures) if (split == 'train' if mirror is None else mirror) else pictures
+
+imagenet64 = partial(imagenet, size=64)
+imagenet256 = partial(imagenet, size=256)
+
+# %% ../nbs/library/17_data.ipynb #6b3484f9
+@contextmanager
+def lmdb_transaction(folder:str, # with data.mdb
+)->Iterator: # an open `lmdb.Transaction`, to be used in a `with`
+    "A look into an LMDB data base, closed when it ends."
+    try: import lmdb
+    except ImportError as error: raise ImportError("LSUN is stored as LMDB; to read it, pip install lmdb") from error
+    with lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False) as environment, environment.begin() as transaction: yield transaction
+
+# %% ../nbs/library/17_data.ipynb #a0677404
+@dataclass(frozen=True)
+class LmdbShelf:
+    "A shelf of image files in an LMDB data base, all of class 0."
+    folder: str # with data.mdb
+    keys: tuple[bytes, ...]
+
+    def __len__(self): return len(self.keys)
+    def name(self, i): return f'{self.folder}[{self.keys[i].decode(errors="replace")}]'
+    def label(self, i): return 0
+    def open(self, i):
+        with lmdb_transaction(self.folder) as transaction: return Image.open(io.BytesIO(transaction.get(self.keys[i])))
+
+# %% ../nbs/library/17_data.ipynb #61650d44
+def lsun(root:str|Path, # holds bedroom_train_lmdb/ and its like
+    size:int=256, # pixels on a side
+    split:str='train', # or 'val'
+    category:str='bedroom',
+    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # how pictures of any size become squares
+    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
+    mirror:bool=False, # whether mirror images are added
+)->Pictures|Mirrored: # a source: `source[index]` are (B, 3, size, size) `Images`
+    """A category of LSUN (Yu et al. 2015) from its LMDB data base.
+
+    Raises `FileNotFoundError` if there is no such data base, `ImportError` without lmdb, `ValueError` if it is empty."""
+    folder = Path(root)/f'{category}_{split}_lmdb'
+    if not (folder/'data.mdb').is_file(): raise FileNotFoundError(f"root must hold {folder.name}/data.mdb, got none in {root}")
+    with lmdb_transaction(str(folder)) as transaction: keys = tuple(transaction.cursor().iternext(keys=True, values=False))
+    if not keys: raise ValueError(f"{folder} must hold images, got none")
+    pictures = Pictures(LmdbShelf(str(folder), keys), size, resize, turn=False, on_error=on_error)
+    return Mirrored(pictures) if mirror else pictures
+
+# %% ../nbs/library/17_data.ipynb #6ed0b23b
+@dataclass(frozen=True)
+class Rows:
+    "A shelf of rows, as in a `datasets.Dataset`: `rows[i][image]` is a PIL image."
+    rows: object # has a length and gives a mapping for a number
+    image: str = 'image' # name of the column with the picture
+    column: str|None = 'label' # name of the column with the class; None: all of class 0
+
+    def __len__(self): return len(self.rows)
+    def name(self, i): return f'row {i}'
+    def label(self, i): return 0 if self.column is None else self.rows[i][self.column]
+    def open(self, i): return self.rows[i][self.image]

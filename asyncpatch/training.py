@@ -198,135 +198,6 @@ def error_variance(head:Callable, # `head(z, t, label, condition=…)`, trained 
     def variance(z, t, label=None): return head(z, t, label, condition=denoiser.net(z, t, label)).exp()
     return variance
 
-# %% ../nbs/library/20_training.ipynb #a8829936
-class Objective:
-    "What a network learns: `draw` is the chance of a step, `loss` the rest; a plain function `objective(net, x, label, generator)` will also do."
-    def draw(self,
-        shape:tuple[int, ...], # of the images, (B, C, H, W)
-        generator:torch.Generator, # where chance comes from
-    )->dict[str, Tensor|TimeTable]: # what `loss` takes, B rows each, on the generator's device
-        raise NotImplementedError
-
-    def loss(self,
-        net:Callable, # what is trained
-        x:Tensor, # images in [-1, 1], (B, C, H, W)
-        label:Tensor, # classes, (B,)
-        **drawn, # by `draw`
-    )->tuple[Tensor, dict[str, Tensor]]: # the loss, a scalar, and scalars to log
-        raise NotImplementedError
-
-    def __call__(self, net:Callable, x:Tensor, label:Tensor, generator:torch.Generator)->tuple[Tensor, dict[str, Tensor]]:
-        return self.loss(net, x, label, **self.draw(x.shape, generator))
-
-# %% ../nbs/library/20_training.ipynb #931eea87
-def noised(x:Tensor, # clean images, (B, C, H, W)
-    t:Tensor, # times, broadcastable to `x`
-    noise:Tensor, # of the shape of `x`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # the noisy images and their velocity, each of the shape of `x`
-    "$\\mathbf z=\\alpha\\mathbf x+\\sigma\\boldsymbol\\epsilon$ and $\\mathbf v=\\dot\\alpha\\mathbf x+\\dot\\sigma\\boldsymbol\\epsilon$."
-    (alpha, sigma), (alpha_rate, sigma_rate) = schedule(t), rates(schedule, t)
-    return alpha*x + sigma*noise, alpha_rate*x + sigma_rate*noise
-
-# %% ../nbs/library/20_training.ipynb #873a1cc6
-def as_field(times:Tensor|TimeTable, # a field of times, or a table with an index
-)->Tensor: # times, (B, 1, H, W)
-    "The time of each pixel."
-    return times.field() if isinstance(times, TimeTable) else times
-
-# %% ../nbs/library/20_training.ipynb #418d7b34
-@dataclass(frozen=True, eq=False)
-class Velocity(Objective):
-    "The weighted squared error of the velocity at a law of times, @eq-training-loss."
-    law: Callable # of training times, `law(n, height, width, generator=…, device=…)`
-    bias: float = 2. # of the SiD2 weight
-    label_dropout: float = .1 # probability of hiding the class; 1 for networks without classes
-    corrected: bool = False # divide by the density of a pixel's time under the law
-
-    def draw(self, shape, generator):
-        n, _, height, width = shape
-        times = (tabulated(self.law) or self.law)(n, height, width, generator=generator, device=generator.device)
-        hidden = torch.rand(n, generator=generator, device=generator.device) < self.label_dropout
-        return dict(times=times, hidden=hidden, noise=torch.randn(shape, generator=generator, device=generator.device))
-
-    def weight(self, t:Tensor)->Tensor:
-        "Of the squared error at time `t`."
-        return sid2_weight(t, self.bias)/(pixel_density(self.law)(t) if self.corrected else 1)
-
-    def error(self, net, x, label, times, hidden, noise):
-        "Error of the velocity, (B, C, H, W)."
-        z, v = noised(x, as_field(times), noise)
-        return net(z, times, None if self.label_dropout == 1 else torch.where(hidden, -1, label)) - v
-
-    def loss(self, net, x, label, **drawn):
-        return (self.weight(as_field(drawn['times']))*self.error(net, x, label, **drawn)**2).mean(), {}
-
-# %% ../nbs/library/20_training.ipynb #8dd1abd1
-def masked_condition(x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B, 1, H, W)
-)->Tensor: # (B, C + 1, H, W)
-    "What a conditioned network sees of an image: $(\\mathbf x\\odot\\mathbf m,\\mathbf m)$; what is not known does not enter."
-    return torch.cat([torch.where(known, x, 0), known.to(x.dtype)], 1)
-
-# %% ../nbs/library/20_training.ipynb #ed8e0185
-def training_masks(n:int, # number of masks
-    height:int, # in pixels
-    width:int, # in pixels
-    seed:int=0, # of the masks
-)->Tensor: # True where known, (n, 1, height, width): square, thin and wide in turn
-    "The masks of the supervised baseline. Strokes are slow to draw, so a run draws from a fixed stock."
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [MASKS[name](-(-n//3), height, width, generator) for name in ('square', 'thin', 'wide')]
-    return torch.stack(drawn, 1).flatten(0, 1)[:n]
-
-# %% ../nbs/library/20_training.ipynb #47932026
-@dataclass(frozen=True, eq=False)
-class MaskedVelocity(Velocity):
-    "The same error for a network that sees a masked image beside the noisy one; `law` is `synchronous` for the paper's baselines."
-    masks: Tensor = None # stock to draw from, True where known, (K, 1, H, W), best on the device of training
-    condition_dropout: float = 0. # probability of hiding masked image and mask
-
-    def draw(self, shape, generator):
-        device, n = generator.device, shape[0]
-        which = torch.randint(len(self.masks), (n,), generator=generator, device=device)
-        blind = torch.rand((n, 1, 1, 1), generator=generator, device=device) < self.condition_dropout
-        return dict(super().draw(shape, generator), known=self.masks[which.to(self.masks.device)].to(device) & ~blind)
-
-    def error(self, net, x, label, known, **drawn):
-        return super().error(partial(net, condition=masked_condition(x, known)), x, label, **drawn)
-
-# %% ../nbs/library/20_training.ipynb #d7445223
-def conditioned(denoiser:Denoiser, # with a network that takes a condition, `net(z, t, label, condition=…)`
-    condition:Tensor, # such as `masked_condition(x, known)`, (B, C + 1, H, W); zero for none
-)->Denoiser: # a denoiser like any other
-    "A conditioned model told what is known, once and for all: ready for every sampler."
-    return Denoiser(partial(denoiser.net, condition=condition), denoiser.schedule, denoiser.prediction)
-
-# %% ../nbs/library/20_training.ipynb #6542554c
-@dataclass(frozen=True, eq=False)
-class Uncertainty(Objective):
-    "The Gaussian negative log-likelihood of a frozen model's velocity error under the head's log-variance, @eq-training-head."
-    frozen: Callable # the frozen network, `net(z, t, label)`, which says the velocity
-    law: Callable # of training times
-    label_dropout: float = .1 # probability of hiding the class; 1 for networks without classes
-
-    def draw(self, shape, generator): return Velocity(self.law, label_dropout=self.label_dropout).draw(shape, generator)
-
-    def loss(self, net, x, label, times, hidden, noise):
-        z, v = noised(x, as_field(times), noise)
-        label = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
-        with torch.no_grad(): guess = self.frozen(z, times, label)
-        s, squared = net(z, times, label, condition=guess), ((guess - v)**2).mean(1, keepdim=True)
-        return (s + (-s).exp()*squared).mean()/2, dict(squared=squared.mean().detach(), predicted=s.exp().mean().detach())
-
-# %% ../nbs/library/20_training.ipynb #3fb544e0
-def error_variance(head:Callable, # `head(z, t, label, condition=…)`, trained on `Uncertainty`
-    denoiser:Denoiser, # the model it was trained beside
-)->Callable: # `(z, t, label)` to the expected squared error of the velocity, (B, 1, H, W)
-    "What a head says about its model: $e^{s}$ at the model's own prediction."
-    def variance(z, t, label=None): return head(z, t, label, condition=denoiser.net(z, t, label)).exp()
-    return variance
-
 # %% ../nbs/library/20_training.ipynb #a0f45a00
 def step_generator(seed:int, # of the run
     step:int, # which step
@@ -632,7 +503,7 @@ class _Run:
     def plan(self):
         "Decide how many steps fit in the box, at the speed seen so far."
         self.settle()
-        (then, start), left = self.first, 60*self.minutes*.95 - self.elapsed()
+        (then, start), left = self.first, 60*self.minutes*.9 - self.elapsed()
         pace = self.agreed((time.monotonic() - then)/max(1, self.state.step - start))
         self.state.steps = self.state.step + max(1, int(self.agreed(left)/pace))
         self.bar.total = self.state.steps

@@ -17,10 +17,10 @@ from asyncpatch.masks import MASKS
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, save_tensors, write_atomically
 
-SIZE, STEPS, BATCH, LR, SEED, IMAGES = 16, 1200, 32, 2e-3, 0, 2**15
+SIZE, STEPS, BATCH, LR, SEED, IMAGES = 16, 800, 32, 2e-3, 0, 2**15
 NETWORK = dict(base=16, multipliers=(1, 2, 4), blocks=1, codes=1024)
 MODELS = {'leaves16-autoencoder': dict(conditioned=True, consistency=0.), 'leaves16-autoencoder-untold': dict(conditioned=False, consistency=0.),
-          'leaves16-autoencoder-consistent': dict(conditioned=True, consistency=1.)}
+          'leaves16-autoencoder-consistent': dict(conditioned=True, consistency=.3)}
 WORDS = {'leaves16-autoencoder': 'told what is missing, as in the paper', 'leaves16-autoencoder-untold': 'trained on masked images without being told the mask: a control',
          'leaves16-autoencoder-consistent': 'told what is missing, and asked that known latents be those of the whole image'}
 
