@@ -1,6 +1,7 @@
 "Where work is sent, what it costs, which weights are used, and the paper's own runs."
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from asyncpatch.training import train
 from asyncpatch.weights import load
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT/'configs').glob('*.json'))
+CONFIGS = {p.stem: json.loads(p.read_text()) for p in sorted((ROOT/'configs').glob('*.json'))}
 
 
 @pytest.fixture
@@ -207,18 +208,18 @@ def own_copies(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if not configured(n).autoencoder])
+@pytest.mark.parametrize('name', [n for n in CONFIGS if 'autoencoder' not in CONFIGS[n]])
 def test_one_real_step_at_reduced_width(name, own_copies, tmp_path):
-    found = train_configured(name, own_copies/configured(name).data.rstrip('0123456789'), width=8, steps=1, batch=2, folder=tmp_path, progress=False)
-    assert found.about['data'] == configured(name).data and found.about['steps'] == 1 and found.about['precision'] == 'bf16'
+    found = train_configured(name, own_copies/CONFIGS[name]['data'].rstrip('0123456789'), width=8, steps=1, batch=2, folder=tmp_path, progress=False)
+    assert found.about['data'] == CONFIGS[name]['data'] and found.about['steps'] == 1 and found.about['precision'] == 'bf16'
     moved = getattr(found, 'net', found).state_dict()
     assert all(value.isfinite().all() for value in moved.values() if value.is_floating_point())
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if configured(n).autoencoder])
+@pytest.mark.parametrize('name', [n for n in CONFIGS if 'autoencoder' in CONFIGS[n]])
 def test_one_real_step_on_latents(name, own_copies, tmp_path):
-    data = own_copies/configured(name).data.rstrip('0123456789')
-    train_configured(configured(name).autoencoder, data, width=8, steps=1, batch=2, folder=tmp_path/'autoencoder', progress=False)
+    data = own_copies/CONFIGS[name]['data'].rstrip('0123456789')
+    train_configured(CONFIGS[name]['autoencoder'], data, width=8, steps=1, batch=2, folder=tmp_path/'autoencoder', progress=False)
     found = train_configured(name, data, autoencoder=tmp_path/'autoencoder', width=8, steps=1, batch=2, law='synchronous', folder=tmp_path/'run', progress=False)
     assert found.about['law'] == 'synchronous' and found.net.channels == 3
     with pytest.raises(ValueError, match='autoencoder must be a trained'): train_configured(name, data, width=8)
