@@ -444,7 +444,7 @@ def check_drawing(drawing:object, # redrawn from a shipped record
 # %% ../nbs/library/24_runs.ipynb #cd804907
 RECIPES = {
     'smoke': dict(net=dict(base=8, classes=10), steps=4, batch=16, lr=4e-3, warmup=2, data='digits'),
-    'digits': dict(net=dict(base=16, classes=10), steps=2400, batch=128, lr=8e-3, warmup=100, data='digits'),
+    'digits': dict(net=dict(base=16, classes=10), steps=1600, batch=128, lr=8e-3, warmup=100, data='digits'),
     'leaves16': dict(net=dict(channels=3, base=32, multipliers=[1, 2, 2], blocks=[1, 1, 1], classes=10), steps=1600, batch=64, lr=2e-3, warmup=100, data='leaves16'),
 }
 
