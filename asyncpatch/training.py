@@ -444,18 +444,20 @@ def _board(folder, wanted):
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class _Rows(Dataset):
-    "Images as a data set of batches."
+    "Images as a data set of batches; each comes with the names of images that could not be read so far, where a source skips them."
     def __init__(self, images): self.images = images
     def __getitem__(self, index):
         chosen = self.images[index]
-        return chosen.x, chosen.label
+        return chosen.x, chosen.label, dict(getattr(self.images, 'unreadable', {}))
 
 def _stream(images, config, start, rank, ranks, workers, pin)->Iterator[tuple[Tensor, Tensor]]:
     "This process's share of each batch from step `start` on."
     share = config['batch']//ranks
     indices = (batch_indices(step, len(images), config['batch'], config['seed'])[rank*share:(rank + 1)*share] for step in count(start))
-    if not workers: return map(_Rows(images).__getitem__, indices)
-    return iter(DataLoader(_Rows(images), batch_size=None, sampler=indices, num_workers=workers, pin_memory=pin, generator=torch.Generator()))
+    ready = DataLoader(_Rows(images), batch_size=None, sampler=indices, num_workers=workers, pin_memory=pin, generator=torch.Generator()) if workers else map(_Rows(images).__getitem__, indices)
+    for x, label, unreadable in ready:
+        if unreadable and workers: images.unreadable.update(unreadable)
+        yield x, label
 
 # %% ../nbs/library/20_training.ipynb #f73ec85f
 class _Run:
@@ -618,7 +620,7 @@ def fit(folder:str|Path, # of the run; taken up again if it has been begun
     stream = _stream(images, config, state.step, accelerator.process_index, accelerator.num_processes, workers, device.type == 'cuda')
     with torch.random.fork_rng([device] if device.type == 'cuda' else []): _loop(run, stream, checkpoint_every, validate_every)
     if accelerator.is_main_process:
-        header = {**{k: v for k, v in config.items() if k not in ('net', 'kind')}, 'steps': state.step, 'seconds': round(state.seconds, 3), 'images': len(images), **environment()}
+        header = {**{k: v for k, v in config.items() if k not in ('net', 'kind')}, 'steps': state.step, 'seconds': round(state.seconds, 3), 'images': len(images), **({'unreadable': len(images.unreadable)} if getattr(images, 'unreadable', None) else {}), **environment()}
         with _writing(folder, state):
             save(folder/'weights.safetensors', state.ema.module, kind=kind, **header)
             write_atomically(folder/'README.md', card(dict(header, kind=kind, net=net.config), folder.name))

@@ -20,6 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import asyncpatch
+from .autoencoder import Autoencoder
 from .schedules import Denoiser
 from .unet import UNet
 
@@ -63,9 +64,9 @@ def load_tensors(path:str|Path, # a safetensors file written by `save_tensors`
     Raises `FileNotFoundError`, and `ValueError` for a file that is damaged or not ours."""
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}")
     try:
-        with safe_open(path, framework='pt', device=str(device)) as f:
+        with safe_open(path, framework='pt') as f:
             about = json.loads((f.metadata() or {}).get('asyncpatch', 'null'))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            tensors = {k: f.get_tensor(k).to(device) for k in f.keys()}
     except (SafetensorError, ValueError) as e: raise ValueError(f"{path} is damaged or no safetensors file ({e})") from e
     if about is None: raise ValueError(f"{path} is a safetensors file, but not one of asyncpatch: its header does not say what it holds")
     return tensors, about
@@ -75,7 +76,6 @@ def kind_of(net:nn.Module, # the network
 )->str: # "autoencoder", or "denoiser" for a `UNet`
     "What a network is, unless told otherwise. Raises `TypeError` for a network of another make."
     if isinstance(net, UNet): return 'denoiser'
-    from asyncpatch.autoencoder import Autoencoder
     if isinstance(net, Autoencoder): return 'autoencoder'
     raise TypeError(f"net must be a UNet or an Autoencoder, got {type(net).__name__}")
 
@@ -103,9 +103,7 @@ def _build(about, tensors, device):
     "The network that a header describes, with its weights."
     kind = about.get('kind', 'denoiser')
     if kind not in ('denoiser', 'head', 'autoencoder'): raise ValueError(f"its kind must be denoiser, head or autoencoder, got {kind!r}")
-    if kind == 'autoencoder': from asyncpatch.autoencoder import Autoencoder as make
-    else: make = UNet
-    with torch.random.fork_rng(devices=[]): net = make(**about['net']).to(device)
+    with torch.random.fork_rng(devices=[]): net = (Autoencoder if kind == 'autoencoder' else UNet)(**about['net']).to(device)
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     net.eval().requires_grad_(False)
     found = Denoiser(net, prediction=about.get('prediction', 'v')) if kind == 'denoiser' else net
@@ -139,7 +137,8 @@ def _find(name):
     path = Path(name)
     if path.is_dir(): path = path/'weights.safetensors'
     if path.is_file(): return path
-    if (SHIPPED/f'{name}.safetensors').is_file(): return SHIPPED/f'{name}.safetensors'
+    for here in (SHIPPED/f'{name}.safetensors', SHIPPED/f'{name}-0.safetensors'):
+        if here.is_file(): return here
     repository = str(name).removeprefix('hf:')
     if repository != str(name) or (isinstance(name, str) and re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not path.parent.exists()): return from_hub(repository)
     raise FileNotFoundError(f"no model {str(name)!r}: not a file or the folder of a finished run, and not one of those that ship ({', '.join(shipped()) or 'none'})")
