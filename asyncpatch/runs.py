@@ -686,29 +686,23 @@ def _leaves(tree, above=()):
 def dry_run(configuration:Configuration, # of a run
 )->dict: # parameters, operations per image (forward, training), per step and in all, and bytes of state
     "What a run takes, from the real modules without a number being computed."
-    net = network_of(configuration).eval()
-    forward, training = (operations(_passage(net, configuration, back)) for back in (False, True))
+    parameters, forward, training, _ = _counted(configuration.kind, json.dumps(configuration.settings['net']), configuration.size)
     if configuration.kind == 'autoencoder': training *= 2                                     # every image masked and whole
-    if configuration.autoencoder: training += operations(_encoding(configured(configuration.autoencoder)))
-    parameters = sum(p.numel() for p in net.parameters())
+    if configuration.autoencoder:
+        below = configured(configuration.autoencoder)
+        training += _counted(below.kind, json.dumps(below.settings['net']), below.size)[3]
     step = training*configuration.settings['batch']
     return dict(parameters=parameters, forward=forward, training=training, step=step, total=step*configuration.settings['steps'], state=20*parameters)
 
 # %% ../nbs/library/24_runs.ipynb #7d6ea50a
-def _passage(net, configuration, back):
-    "A call that sends one image through the network, and back."
-    x = torch.empty(1, net.channels, configuration.size, configuration.size, device='meta')
-    one = torch.ones(1, 1, *x.shape[2:], device='meta')
-    def call():
-        if configuration.kind == 'unet': out = net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None)
-        else: out = net.decoder(net.encoder(x, one.bool()), one.bool())
-        if back: out.sum().backward()
-    return call
-
-def _encoding(configuration):
-    "A call that encodes one image."
-    net, size = network_of(configuration).eval(), configuration.size
-    return lambda: net.encoder(torch.empty(1, net.channels, size, size), torch.ones(1, 1, size, size, dtype=torch.bool))
+@cache
+def _counted(kind, config, size):
+    "Parameters of a network, and operations for one image: through it, with the gradient, and (of an autoencoder) to its latents."
+    with torch.device('meta'): net = KINDS[kind](**json.loads(config)).eval()
+    x, one = (torch.ones(1, channels, size, size, device='meta') for channels in (net.channels, 1))
+    def encode(): return net.encoder(x, one.bool())
+    def through(): return net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None) if kind == 'unet' else net.decoder(encode(), one.bool())
+    return sum(p.numel() for p in net.parameters()), operations(through), operations(lambda: through().sum().backward()), operations(encode) if kind == 'autoencoder' else 0
 
 # %% ../nbs/library/24_runs.ipynb #b10396f2
 OWN_COPIES = dict(imagenet64=imagenet64, imagenet256=imagenet256, lsun=partial(lsun, mirror=True))
