@@ -9,7 +9,8 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'patchwise_spread_cdf', 'asyncpatch_spread_cdf', 'asyncpatch_cleanest_cdf', 'perlin', 'ltg',
            'truncated_gaussian', 'truncated_gaussian_pixel_density', 'logit_normal_pixel_density', 'ltg_pixel_density',
            'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'TimeTable', 'squares_table', 'two_valued_table',
-           'tabulated', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass', 'asyncpatch_path_weight']
+           'tabulated', 'distinct_times', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass',
+           'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
 from collections.abc import Callable, Sequence
@@ -475,6 +476,14 @@ def tabulated(law:Callable, # a law of times of this page, or `functools.partial
     elif side > 1: table = lambda t: squares_table(t, side)
     else: return None
     return lambda n, height, width, **chance: table(law(n, height, width, **chance))
+
+# %% ../nbs/library/11_timesteps.ipynb #abb3246d
+def distinct_times(t:Tensor, # times, (n, 1, H, W)
+)->TimeTable: # of the same field, K the number of times that occur; a shape that depends on the data
+    "The table of any field, by sorting. For sampling, not for a compiled training step."
+    once = t[:1] if t.stride(0) == 0 or len(t) == 1 else t
+    values, index = once.unique(return_inverse=True)
+    return TimeTable(values.expand(len(t), -1), index.expand(t.shape))
 
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
 LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}
