@@ -224,7 +224,7 @@ def ddrm_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     "The step @eq-ddnm with all noise of the known pixels fresh (Kawar et al., 2022, for a mask and no noise)."
     x0 = denoiser(z, t, label)
     mended = torch.where(known, eta_known*x + (1 - eta_known)*x0, x0)
-    moved = _renewed(z, x0, mended, t, s, torch.where(known, 1., eta), generator, schedule)
+    moved = _renewed(z, x0, mended, t, s, torch.where(known, 1., z.new_tensor(eta)), generator, schedule)
     return torch.where(known & (s == 0), x, moved), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #51a18130
@@ -611,5 +611,5 @@ def draw_who_is_right(right:dict, # what `who_is_right` made, or a record of it
     axes[1].set(xlabel='unknown pixel next to 0.1', title='pixels in three clusters')
     axes[1].text(1.01, len(names) + .1, 'calls', color='.35', ha='left', fontsize=8, transform=axes[1].get_yaxis_transform())
     _draw_prices(axes[2], right['price'], {'imputation': (6, -2), 'mcg': (-4, 10), 'ddrm': (5, 8), 'repaint': (-6, -10)})
-    axes[2].set_title('distance from the exact law of the correlated pixels, and its price')
+    axes[2].set_title('correlated pixels: error and price')
     return fig
