@@ -445,7 +445,7 @@ def leaves_loss(net:LeavesFeatures,
 
 # %% ../nbs/library/19_metrics.ipynb #c9a8d788
 def train_leaves_features(seed:int=0, # of the initial weights, the batches and what is done to them
-    steps:int=1200, # of 64 images, three of 16 x 16 and then one of 32 x 32
+    steps:int=600, # of 64 images, three of 16 x 16 and then one of 32 x 32
 )->LeavesFeatures: # the trained network
     "Train the network on leaves of both sizes, degraded at random."
     generator = torch.Generator().manual_seed(seed)
