@@ -8,8 +8,8 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'asyncpatch', 'asyncpatch_pixel_density', 'asyncpatch_pixel_cdf', 'asyncpatch_mean_cdf',
            'patchwise_spread_cdf', 'asyncpatch_spread_cdf', 'asyncpatch_cleanest_cdf', 'perlin', 'ltg',
            'truncated_gaussian', 'truncated_gaussian_pixel_density', 'logit_normal_pixel_density', 'ltg_pixel_density',
-           'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'pixel_density', 'mean_and_spread',
-           'near_synchronous_mass', 'asyncpatch_path_weight']
+           'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'TimeTable', 'squares_table', 'two_valued_table',
+           'tabulated', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass', 'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
 from collections.abc import Callable, Sequence
@@ -426,6 +426,55 @@ def td_paint(n:int, # images
     clean = (rand((n, 1), generator, device)*cells).long()
     first_noisy = order.sort(1).values.gather(1, clean)
     return between(look_up(torch.where(order < first_noisy, 0, rand((n, 1), generator, device)), index), t_min, t_max)
+
+# %% ../nbs/library/11_timesteps.ipynb #1d123b7e
+from functools import partial
+from typing import NamedTuple
+import inspect
+
+# %% ../nbs/library/11_timesteps.ipynb #5e991683
+class TimeTable(NamedTuple):
+    "A field of times as a table: `values[n, index[n, 0, y, x]]` is the time of a pixel, and one time rules each aligned square of `side` pixels."
+    values:Tensor # times, (n, K)
+    index:Tensor # row of the table for every pixel, (n, 1, H, W), int64
+    side:int=1 # pixels
+
+    def field(self)->Tensor:
+        "The times themselves, (n, 1, H, W)."
+        return look_up(self.values, self.index[:, 0])
+
+# %% ../nbs/library/11_timesteps.ipynb #3a1b9558
+def squares_table(t:Tensor, # times, (n, 1, H, W), the same all over each aligned square
+    side:int, # of those squares, in pixels
+)->TimeTable: # of the same field, K = ceil(H/side) ceil(W/side)
+    "The table of a field that is constant on aligned squares: the times at their corners. That it is constant is not looked at."
+    n, _, height, width = t.shape
+    corners = t[:, 0, ::side, ::side]
+    y, x = torch.arange(height, device=t.device)//side, torch.arange(width, device=t.device)//side
+    index = (y[:, None]*corners.shape[-1] + x).expand(n, 1, height, width)
+    return TimeTable(corners.flatten(1), index, side)
+
+def two_valued_table(t:Tensor, # times, (n, 1, H, W), of at most two values in each image
+    side:int=1, # of aligned squares with one time each, in pixels
+)->TimeTable: # of the same field, K = 2
+    "The table of a field of two times per image, the smaller first. That there are no more is not looked at."
+    values = torch.stack([t.amin((1, 2, 3)), t.amax((1, 2, 3))], 1)
+    return TimeTable(values, (t == values[:, 1].view(-1, 1, 1, 1)).long(), side)
+
+# %% ../nbs/library/11_timesteps.ipynb #5da8f99f
+def tabulated(law:Callable, # a law of times of this page, or `functools.partial` of one
+)->Callable|None: # `(n, height, width, generator=…, device=…)` gives a `TimeTable`; None where there is no small table
+    "The same law, the same draws bit for bit, handed over as tables of a fixed shape."
+    function = law.func if isinstance(law, partial) else law
+    bound = inspect.signature(law).parameters
+    option = lambda name: bound[name].default if name in bound else None
+    scales = option('scales') or ((option('side'),) if option('side') else (1,))
+    side = 1 if option('shift') else math.gcd(*scales)
+    if function in (synchronous, logit_normal): table = lambda t: squares_table(t, 1 << max(t.shape[-2:]).bit_length())
+    elif function is td_paint or function is perlin and not option('per_pixel'): table = lambda t: two_valued_table(t, side)
+    elif side > 1: table = lambda t: squares_table(t, side)
+    else: return None
+    return lambda n, height, width, **chance: table(law(n, height, width, **chance))
 
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
 LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}
