@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ancestral_step', 'noise_ratio', 'ddim_update', 'forward_jump', 'ddim_step', 'flow_velocity', 'euler_step',
-           'heun_step', 'sample', 'propagate', 'CountCalls']
+           'heun_step', 'restrict', 'sample', 'propagate', 'CountCalls', 'one_clock', 'from_sigma']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
 from functools import partial
+import math
 
 import torch
 from torch import Tensor
@@ -35,14 +36,21 @@ def ddim_update(z:Tensor, # noisy data at `t`, (B, C, H, W)
     stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
 )->Tensor: # noisy data at `s`, of the shape of `z`
-    "The step @eq-step with $\\kappa=1-c(1-r)$, pixel by pixel."
-    stay = s == t
-    t = torch.where(stay, 1., t)                            # any time that divides well: these pixels keep their value below
+    """The step @eq-step with $\\kappa=1-c(1-r)$, pixel by pixel.
+
+    Raises `ValueError` where s > t."""
+    if bool((s > t).any()): raise ValueError("s must not be later than t: a step removes noise")
+    stay, arrived = s == t, s == 0
+    some_stay = bool(stay.any())
+    if some_stay: t = torch.where(stay, 1., t)              # any time that divides well: these pixels keep their value below
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    kappa = 1 - stochasticity*(1 - alpha_t*sigma_s/(alpha_s*sigma_t))
-    moved = (alpha_s - kappa*sigma_s*alpha_t/sigma_t)*x0 + (kappa*sigma_s/sigma_t)*z
-    if stochasticity: moved = moved + sigma_s*(1 - kappa**2).clamp(min=0).sqrt()*noise
-    return torch.where(stay, z, torch.where(s == 0, x0, moved))
+    ratio = sigma_s/sigma_t
+    kappa = (ratio*alpha_t).div_(alpha_s).mul_(stochasticity).add_(1 - stochasticity)
+    kept = ratio.mul_(kappa)
+    moved = torch.addcmul(torch.addcmul(alpha_s, kept, alpha_t, value=-1)*x0, kept, z)
+    if stochasticity: moved = torch.addcmul(moved, kappa.square_().neg_().add_(1).clamp_(min=0).sqrt_().mul_(sigma_s), torch.as_tensor(noise).to(z))
+    if bool(arrived.any()): moved = torch.where(arrived, x0, moved)
+    return torch.where(stay, z, moved) if some_stay else moved
 
 # %% ../nbs/library/13_samplers.ipynb #c9c0d52d
 def forward_jump(z:Tensor, # noisy data at `s`, (B, C, H, W)
@@ -50,6 +58,7 @@ def forward_jump(z:Tensor, # noisy data at `s`, (B, C, H, W)
     t:Tensor, # times after the jump, t >= s, broadcastable to `z`
     generator:Generators=None, # one for the batch, or one per sample
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+    noise:Tensor|None=None, # standard normal, of the shape of `z`; None draws it
 )->Tensor: # noisy data at `t`, of the shape of `z`
     """Noise to a later time, $\\mathbf z_t\\sim q(\\mathbf z_t\\mid\\mathbf z_s)$ (@eq-jump); pixels with t = s come back bit for bit.
 
@@ -59,7 +68,8 @@ def forward_jump(z:Tensor, # noisy data at `s`, (B, C, H, W)
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(torch.where(stay, 0., s)), schedule(t)
     kept = alpha_t/alpha_s
     spread = (sigma_t**2 - (kept*sigma_s)**2).clamp(min=0).sqrt()
-    return torch.where(stay, z, kept*z + spread*randn(z.shape, generator, z.device, z.dtype))
+    if noise is None: noise = randn(z.shape, generator, z.device, z.dtype)
+    return torch.where(stay, z, kept*z + spread*noise)
 
 # %% ../nbs/library/13_samplers.ipynb #bd9d6e9a
 def ddim_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
@@ -99,7 +109,10 @@ def euler_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     label:Tensor|None=None, # classes, (B,)
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
 )->tuple[Tensor, Tensor]: # noisy data at `s`, and the posterior mean that led there
-    "Euler's step of the probability flow, each pixel for its own $s-t$."
+    """Euler's step of the probability flow, each pixel for its own $s-t$.
+
+    Raises `ValueError` where s > t."""
+    if bool((s > t).any()): raise ValueError("s must not be later than t: a step removes noise")
     x0 = denoiser(z, t, label)
     moved = z + (s - t)*flow_velocity(z, x0, t, schedule)
     return torch.where(s == t, z, torch.where(s == 0, x0, moved)), x0
@@ -130,15 +143,52 @@ def _first(x, maps, shape, generator, schedule):
     alpha, sigma = schedule(maps)
     return torch.where(maps == 1, noise, alpha*x + sigma*noise)
 
-def _planned(maps, z):
-    "Time maps as a function of the step, whether they were given as an array or as a function."
-    if callable(maps): return maps
+def _planned(maps, shape):
+    "Time maps as a checked function of the step, whether they were given as an array or as a function."
+    like = torch.empty(shape, device='meta')
+    if callable(maps):
+        def plan(step, z, x0):
+            t = maps(step, z, x0)
+            return t if t is None else check_times(t, like=like, name=f'maps at point {step}').reshape((1,)*(len(shape) - t.ndim) + t.shape)
+        return plan
     check_times(maps, name='maps')
     if maps.ndim != 5 or len(maps) < 2: raise ValueError(f"maps must be (points, B or 1, 1, H, W) with two points or more, got {tuple(maps.shape)}")
-    if bool((maps[1:] > maps[:-1]).any()): raise ValueError("maps must never rise from one point to the next")
+    check_times(maps[0], like=like, name='maps')
+    rises = (maps[1:] > maps[:-1]).flatten(1).any(1).nonzero()
+    if len(rises): raise ValueError(f"maps must never rise from one point to the next, got a pixel that is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}")
     return lambda step, z=None, x0=None: maps[step] if step < len(maps) else None
 
 # %% ../nbs/library/13_samplers.ipynb #417e13f4
+def restrict(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
+    rows:Tensor, # which images of the batch are left, (b,), int64
+)->Callable: # the denoiser for a batch of these images only
+    "What a denoiser that holds something per image is for some of them; one without a method `restrict` holds nothing and stays itself."
+    return denoiser.restrict(rows) if hasattr(denoiser, 'restrict') else denoiser
+
+# %% ../nbs/library/13_samplers.ipynb #d148b0aa
+def _rows(value, rows):
+    "The part of an argument that belongs to some images: of a tensor or a list with one entry per image, but not of what they share."
+    if isinstance(value, Tensor): return value if value.ndim == 0 or len(value) == 1 else value[rows]
+    return [value[i] for i in rows.tolist()] if isinstance(value, (list, tuple)) else value
+
+def _checked(denoiser):
+    "The same denoiser, held to answering with images of the shape it was given."
+    def ask(z, t, label=None):
+        x0 = denoiser(z, t, label)
+        if x0.shape != z.shape: raise ValueError(f"denoiser must answer {tuple(z.shape)} in that shape, got {tuple(x0.shape)}; one that holds something per image needs `restrict`")
+        return x0
+    return ask
+
+def _advance(step, denoiser, z, x0, t, s, generator, label, schedule):
+    "One step of the images that move; the others keep their state and the last posterior mean."
+    if torch.equal(s, t): return z, x0
+    moving = (s != t).flatten(1).any(1)
+    if bool(moving.all()): return step(_checked(denoiser), z, t, s, generator, label, schedule=schedule)
+    rows = moving.nonzero()[:, 0]
+    new, seen = step(_checked(restrict(denoiser, rows)), z[rows], *(_rows(v, rows) for v in (t, s, generator, label)), schedule=schedule)
+    return z.index_copy(0, rows, new.to(z)), (torch.full_like(z, torch.nan) if x0 is None else x0).index_copy(0, rows, seen.to(z))
+
+# %% ../nbs/library/13_samplers.ipynb #20451720
 @torch.no_grad()
 def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     maps:Tensor|Callable, # time maps, (points, B or 1, 1, H, W); or `maps(step, z, x0)`, the map at that point or None at the end
@@ -148,21 +198,21 @@ def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     generator:Generators=None, # one for the batch, or one per sample
     step:Callable=ddim_step, # how to move: `ddim_step`, `ancestral_step`, `euler_step`, `heun_step`
     schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    callback:Callable|None=None, # called as `callback(i, z, x0, t)` after step i
+    callback:Callable|None=None, # called as `callback(i, z, x0, t)` after step i; `x0` is NaN for images not yet asked about, None before the first call
 )->Tensor: # the state at the last map, (B, C, H, W)
-    """Follow the plan `maps` from noise to data.
+    """Follow the plan `maps` from noise to data; at each step only the images that move are asked about.
 
-    Raises `ValueError` for maps that leave [0, 1] or rise, for pixels that start below 1 without data, and for a denoiser whose answer is not finite."""
+    Raises `ValueError` for maps that leave [0, 1], do not broadcast or rise, for pixels that start below 1 without data, and for a denoiser whose answer is not finite or of another shape."""
     if shape is None and x is None: raise ValueError("give shape, or x with the pixels to start from")
     shape = tuple(x.shape if shape is None else shape)
-    plan = _planned(maps, x)
+    if x is not None and tuple(x.shape) != shape: raise ValueError(f"x must have shape {shape}, got {tuple(x.shape)}")
+    plan, i = _planned(maps, shape), 0
     t = plan(0, None, None)
-    check_times(t, like=torch.empty(shape, device='meta'), name='maps')
-    z, x0, i = _first(x, t, shape, generator, schedule), None, 0
+    z, x0 = _first(x, t, shape, generator, schedule), None
+    if not bool(z.isfinite().all()): raise ValueError("x must be finite where pixels start below time 1")
     while (s := plan(i + 1, z, x0)) is not None:
-        if not torch.equal(s, t):
-            z, x0 = step(denoiser, z, t, s, generator, label, schedule=schedule)
-            if not bool(z.isfinite().all()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
+        z, x0 = _advance(step, denoiser, z, x0, t, s, generator, label, schedule)
+        if not math.isfinite(z.sum()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
         if callback: callback(i, z, x0, s)
         t, i = s, i + 1
     return z
@@ -205,9 +255,10 @@ def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` ora
     """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
 
     Raises `ValueError` for more than one image, and for what `sample` would refuse."""
-    shape, plan, i = tuple(x.shape if shape is None else shape), _planned(maps, x), 0
+    shape = tuple(x.shape if shape is None else shape)
     if shape[0] != 1: raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
-    t = check_times(plan(0, None, None), like=torch.empty(shape, device='meta'), name='maps')
+    plan, i = _planned(maps, shape), 0
+    t = plan(0, None, None)
     with _Impulses(1): mean = _first(x, t, shape, None, schedule)                  # no noise: the mean
     alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in (*schedule(t),))
     pure = (t == 1).expand_as(mean).flatten()
@@ -222,9 +273,38 @@ def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` ora
 
 # %% ../nbs/library/13_samplers.ipynb #26a5ce1f
 class CountCalls:
-    "A denoiser that counts: `.calls` is how often it was asked."
-    def __init__(self, denoiser:Callable): self.denoiser, self.calls = denoiser, 0
+    "A denoiser that counts: `.calls` is how often it was asked, `.images` about how many images in all."
+    def __init__(self, denoiser:Callable): self.denoiser, self.calls, self.images = denoiser, 0, 0
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None)->Tensor:
-        self.calls += 1
-        return self.denoiser(z, t, label)
+    def _ask(self, denoiser, z, t, label=None):
+        self.calls, self.images = self.calls + 1, self.images + len(z)
+        return denoiser(z, t, label)
+
+    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: return self._ask(self.denoiser, z, t, label)
+
+    def restrict(self, rows:Tensor)->Callable: return partial(self._ask, restrict(self.denoiser, rows))
+
+# %% ../nbs/library/13_samplers.ipynb #61035e6d
+def one_clock(t:Tensor, # times or noise levels, (B, 1, H, W) or (B, 1, 1, 1)
+)->Tensor: # one per image, (B,)
+    """The time of each image, for networks that have one clock.
+
+    Raises `ValueError` where an image has more than one time."""
+    flat = t.flatten(1)
+    if bool((flat != flat[:, :1]).any()): raise ValueError("t must be one time per image for a network with one clock, got a map of different times")
+    return flat[:, 0]
+
+# %% ../nbs/library/13_samplers.ipynb #c6cf9a39
+def from_sigma(net:Callable, # clean image from data plus noise, `net(y, sigma, label)`; sigma comes as (B, 1, H, W) or (B, 1, 1, 1)
+    schedule:Callable=rectified_flow, # of the sampler: maps t to (alpha, sigma)
+    largest:float=80., # noise level that stands for pure noise; EDM's networks were trained up to about 80
+)->Callable: # posterior mean, `denoiser(z, t, label)`
+    """A variance-exploding network as a denoiser: $\\hat{\\mathbf x}(\\mathbf z,t)=D(\\mathbf z/\\alpha_t,\\ \\sigma_t/\\alpha_t)$ (Karras et al., 2022).
+
+    Raises `ValueError` unless `largest` is positive."""
+    if not largest > 0: raise ValueError(f"largest must be a positive noise level, got {largest:g}")
+    def denoiser(z, t, label=None):
+        alpha, sigma = schedule(t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape).expand(len(z), *t.shape[t.ndim - z.ndim + 1:]))
+        scale = torch.maximum(alpha, sigma/largest)
+        return net(z/scale, sigma/scale, label)
+    return denoiser

@@ -38,57 +38,59 @@ def reduce_times(t:Tensor, # times in [0, 1], (B, 1, h, w), or (B, 1, 1, 1) wher
     return F.avg_pool2d(t, 2) if reduction == 'average' else t[..., ::2, ::2]
 
 # %% ../nbs/library/15_unet.ipynb #2e404bb1
-class _RootMeanSquare(torch.autograd.Function):
-    "The norm with the gradient written out: on a CPU a third fewer passes over memory than autograd makes."
+class _OverRootMeanSquare(torch.autograd.Function):
+    "The norm with its gradient written out: on a CPU fewer passes over memory, and fewer calls, than autograd makes."
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, gain):
-        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True)**2/x.shape[-1] + 1e-5).rsqrt()
-        return (x*inverse).mul_(gain), inverse
+    def forward(x, epsilon):
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.addcmul(epsilon, norm, norm, value=1/x.shape[-1]).rsqrt_()
+        return x*inverse, inverse
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_backward(inputs[0], output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx, g, _):
-        x, gain, inverse = ctx.saved_tensors
+        x, inverse = ctx.saved_tensors
         if torch.is_grad_enabled(): inverse = (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-        product = (g*x).flatten(0, -2)
-        along = (product@gain).view(inverse.shape)*inverse**3/-x.shape[-1]
-        return torch.addcmul(g*gain*inverse, x, along), inverse.flatten()@product
+        along = torch.linalg.vecdot(g, x).unsqueeze(-1)*inverse**3
+        return torch.addcmul(g*inverse, x, along, value=-1/x.shape[-1]), None
 
 # %% ../nbs/library/15_unet.ipynb #b69d7b5e
 class RMSNorm(nn.Module):
-    "Features over their root mean square, pixel by pixel: $x/\\sqrt{\\overline{x^2}+10^{-5}}$ over channels, times a gain."
-    def __init__(self, channels:int):
+    "Features over their root mean square, pixel by pixel: $x/\\sqrt{\\overline{x^2}+10^{-5}}$ over channels, times a gain if asked for."
+    def __init__(self, channels:int, gain:bool=True):
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
+        self.shape, self.gain = (channels,), nn.Parameter(torch.ones(channels)) if gain else None
+        self.register_buffer('epsilon', torch.tensor(1e-5), persistent=False)
 
     def forward(self,
         x:Tensor, # features, (…, channels)
     )->Tensor: # of the same shape
-        written_out = x.device.type == 'cpu' and x.dtype == self.gain.dtype and not torch.compiler.is_compiling()
-        return _RootMeanSquare.apply(x, self.gain)[0] if written_out else F.rms_norm(x, self.gain.shape, self.gain, 1e-5)
+        written_out = x.device.type == 'cpu' and x.dtype == self.epsilon.dtype and not torch.compiler.is_compiling()
+        if not written_out: return F.rms_norm(x, self.shape, self.gain, 1e-5)
+        y = _OverRootMeanSquare.apply(x, self.epsilon)[0]
+        return y if self.gain is None else y*self.gain
 
 # %% ../nbs/library/15_unet.ipynb #63e72128
 class FiLM(nn.Module):
-    "Modulation by an embedding: $h\\mapsto h\\,(1+\\gamma(e))+\\beta(e)$ (Perez et al., 2018), zero at the start."
+    "Modulation by an embedding: $h\\mapsto h\\,\\gamma(e)+\\beta(e)$ (Perez et al., 2018); $\\gamma=1$ and $\\beta=0$ at the start."
     def __init__(self, embedding:int, channels:int):
         super().__init__()
-        self.project = nn.Linear(embedding, 2*channels)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        self.scale, self.shift = nn.Linear(embedding, channels), nn.Linear(embedding, channels)
+        for p in (self.scale.weight, self.shift.weight, self.shift.bias): nn.init.zeros_(p)
+        nn.init.ones_(self.scale.bias)
 
     def forward(self,
         h:Tensor, # features, (B, H, W, channels)
         e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B K, embedding)
         index:Tensor|None=None, # row of the table for every pixel, (B, H, W)
     )->Tensor:
-        (scale, shift), (one, zero) = self.project.weight.chunk(2), self.project.bias.chunk(2)
-        scale, shift = F.linear(e, scale, 1 + one), F.linear(e, shift, zero)
+        scale, shift = self.scale(e), self.shift(e)
         if index is not None: scale, shift = F.embedding(index, scale), F.embedding(index, shift)
         return torch.addcmul(shift, h, scale)
 
@@ -108,7 +110,7 @@ class ResidualBlock(nn.Module):
     "Norm, GELU, convolution, norm, FiLM, GELU, convolution, added to the (projected) input; may change the resolution on its way, after the first GELU."
     def __init__(self, channels_in:int, channels:int, embedding:int, dropout:float=0., change:str|None=None):
         super().__init__()
-        self.norm1, self.norm2 = RMSNorm(channels_in), RMSNorm(channels)
+        self.norm1, self.norm2 = RMSNorm(channels_in), RMSNorm(channels, gain=False)        # its gain is the bias of FiLM's scale
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.film = FiLM(embedding, channels)
         self.dropout, self.change = nn.Dropout(dropout), change
@@ -223,7 +225,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(_level(w, e, i in attention, dropout, before[i], [0]*blocks[i]) for i, w in enumerate(widths))
         self.middle = _level(widths[-1], e, True, dropout, widths[-1], [0]*middle)
         self.up = nn.ModuleList(_level(w, e, i in attention, dropout, widths[min(i + 1, last)], [w]*blocks[i] + [before[i]]) for i, w in enumerate(widths))
-        self.halve, self.double = ((nn.ModuleList(ResidualBlock(w, w, e, dropout, change) for w in which) if resampling == 'residual' else None)
+        self.halving, self.doubling = ((nn.ModuleList(ResidualBlock(w, w, e, dropout, change) for w in which) if resampling == 'residual' else None)
                                    for change, which in (('down', widths[:-1]), ('up', widths[1:])))
         self.last = nn.Sequential(RMSNorm(widths[0]), nn.GELU(), nn.Conv2d(widths[0], outputs or channels, 3, padding=1))
         nn.init.zeros_(self.last[-1].weight)
@@ -269,14 +271,14 @@ class UNet(nn.Module):
         h = self.first(z if condition is None else torch.cat([z, condition], 1)).permute(0, 2, 3, 1).contiguous()
         skips = []
         for i, level in enumerate(self.down):
-            if i: h = _resample(h, 'down') if self.halve is None else self.halve[i - 1](h, times[i])
+            if i: h = _resample(h, 'down') if self.halving is None else self.halving[i - 1](h, times[i])
             skips.append([h])                                    # what enters a level is the last thing its way up will see
             h, left = _run(level, h, times[i])
             skips[-1] += left
         h, _ = _run(self.middle, h, times[-1])
         for i, level in reversed(list(enumerate(self.up))):
             h, _ = _run(level, h, times[i], skips[i])
-            if i: h = _resample(h, 'up') if self.double is None else self.double[i - 1](h, times[i - 1])
+            if i: h = _resample(h, 'up') if self.doubling is None else self.doubling[i - 1](h, times[i - 1])
         norm, gelu, convolution = self.last
         return _convolve(convolution, gelu(norm(h))).permute(0, 3, 1, 2).contiguous()
 
