@@ -17,7 +17,7 @@ setup(
     package_data={cfg['lib_path']: ['weights/*.safetensors', 'weights/*.json', 'weights/*.md']},
     python_requires='>='+cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'xla': cfg['xla_requirements'].split()},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     entry_points={
         'console_scripts': [f"asyncpatch={cfg['lib_path']}.cli:main"],

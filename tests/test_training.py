@@ -1,14 +1,22 @@
-"Training that is killed at any instant continues to the same numbers."
+"What can go wrong while training, done to it: the run continues to the same numbers, or says what is the matter and keeps what it had."
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from functools import partial
 
+import pytest
 import torch
 
-from asyncpatch.weights import load, load_tensors
+from asyncpatch.data import Images, digits
+from asyncpatch.timesteps import asyncpatch
+from asyncpatch.training import fit, read_log, train
+from asyncpatch.weights import fingerprint, load, load_tensors, save_tensors
 
 SCRIPT = """
 import sys
@@ -17,16 +25,31 @@ torch.set_num_threads(1)
 from asyncpatch.data import digits
 from asyncpatch.timesteps import asyncpatch
 from asyncpatch.training import train
-train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=300, batch=16, warmup=10, checkpoint_every=7, progress=False)
+train(sys.argv[1], dict(base=8, classes=10, dropout=.1), digits().train, asyncpatch, steps=200, batch=16, warmup=10, checkpoint_every=7, progress=False)
 """
+SHORT = dict(net=dict(base=4, classes=10), images=digits().train, law=asyncpatch, steps=30, batch=8, warmup=5, checkpoint_every=5, progress=False)
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SCRIPT, str(folder)], env={**os.environ, 'OMP_NUM_THREADS': '1'})
+def start(folder, *before):
+    return subprocess.Popen([*before, sys.executable, '-W', 'ignore', '-c', SCRIPT, str(folder)], env={**os.environ, 'OMP_NUM_THREADS': '1'}, stderr=subprocess.PIPE, text=True)
 
 
 def steps_done(folder):
-    return load_tensors(folder/'checkpoint.safetensors')[1]['step'] if (folder/'checkpoint.safetensors').is_file() else 0
+    try: return load_tensors(folder/'checkpoint.safetensors')[1]['step']
+    except FileNotFoundError: return 0
+
+
+def stopped_at(folder, step, **changes):
+    "A run that lost its process at a step."
+    class Stop(Exception): pass
+    class Images_:
+        left = step
+        def __len__(self): return len(SHORT['images'])
+        def __getitem__(self, index):
+            if not self.left: raise KeyboardInterrupt
+            self.left -= 1
+            return SHORT['images'][index]
+    with pytest.raises(KeyboardInterrupt): train(folder, **{**SHORT, 'images': Images_(), **changes})
 
 
 def test_sigkill_at_random_instants(tmp_path):
@@ -41,19 +64,124 @@ def test_sigkill_at_random_instants(tmp_path):
         process.wait()
     assert kills, 'the run was over before it could be killed'
     assert start(tmp_path/'killed').wait() == 0
-    whole, killed = (load(tmp_path/name).net.state_dict() for name in ('whole', 'killed'))
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    steps = [line.split('"step": ')[1].split(',')[0] for line in (tmp_path/'killed/metrics.jsonl').read_text().splitlines()]
-    assert steps == sorted(set(steps), key=int), 'the log repeats itself'
+    whole, killed = (load(tmp_path/name).net for name in ('whole', 'killed'))
+    assert fingerprint(whole) == fingerprint(killed)
+    steps = [line['step'] for line in read_log(tmp_path/'killed')]
+    assert steps == sorted(set(steps)) and steps[-1] == 200, 'the log repeats itself'
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(tmp_path):
-    process = start(tmp_path/'run')
-    while not (tmp_path/'run/checkpoint.safetensors').is_file(): time.sleep(.01)
-    process.kill()
-    process.wait()
-    checkpoint = tmp_path/'run/checkpoint.safetensors'
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    again = subprocess.run([sys.executable, '-W', 'ignore', '-c', SCRIPT, str(tmp_path/'run')], capture_output=True, text=True)
-    assert again.returncode != 0 and 'checkpoint.safetensors is damaged' in again.stderr
-    assert checkpoint.stat().st_size == 1000
+@pytest.mark.parametrize('damage', ['cut', 'foreign', 'gone'])
+def test_a_damaged_checkpoint_costs_one_interval(tmp_path, damage):
+    stopped_at(tmp_path/'run', 18)
+    last = tmp_path/'run/checkpoint.safetensors'
+    assert steps_done(tmp_path/'run') == 15
+    if damage == 'cut': last.write_bytes(last.read_bytes()[:1000])
+    if damage == 'foreign': last.write_bytes(b'not a checkpoint at all')
+    if damage == 'gone': last.unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        resumed = train(tmp_path/'run', **SHORT)
+    assert fingerprint(resumed.net) == fingerprint(train(tmp_path/'whole', **SHORT).net)
+    words = [str(w.message) for w in said if 'checkpoint' in str(w.message)]
+    if damage != 'gone': assert 'is damaged' in words[0] and 'goes on from the checkpoint before, step 10' in words[0] and (tmp_path/'run/checkpoint-damaged.safetensors').is_file()
+
+
+def test_no_good_checkpoint_is_an_error_and_nothing_is_touched(tmp_path):
+    stopped_at(tmp_path/'run', 18)
+    for name in ('checkpoint', 'checkpoint-before'): (tmp_path/f'run/{name}.safetensors').write_bytes(b'x'*1000)
+    with pytest.raises(ValueError, match='checkpoint.safetensors is damaged.*move it away to begin anew'): train(tmp_path/'run', **SHORT)
+    assert {p.stat().st_size for p in (tmp_path/'run').glob('*.safetensors')} == {1000}
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    stopped_at(tmp_path/'run', 12)
+    kept = (tmp_path/'run/checkpoint.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='holds another run: batch was 8 and is now 4'): train(tmp_path/'run', **{**SHORT, 'batch': 4})
+    save_tensors(tmp_path/'run/checkpoint.safetensors', {'x': torch.zeros(1)}, {'what': 'something else'})
+    with pytest.raises(ValueError, match='not a checkpoint of `fit`'): train(tmp_path/'run', **SHORT)
+    (tmp_path/'run/checkpoint.safetensors').write_bytes(kept)
+    train(tmp_path/'run', **SHORT)
+
+
+def test_a_full_disk(tmp_path):
+    "On a real file system of half a megabyte where the kernel lets us have one."
+    (tmp_path/'small').mkdir()
+    mount = f'mount -t tmpfs -o size=500k none {tmp_path}/small && exec "$@"'
+    if not shutil.which('unshare') or subprocess.run(['unshare', '-rm', 'sh', '-c', mount, '-', 'true'], capture_output=True).returncode: pytest.skip('no private mounts here')
+    inside = f'{mount.removesuffix(" && exec " + chr(34) + "$@" + chr(34))} && "$@"; status=$?; cp -r {tmp_path}/small/run {tmp_path}/kept; exit $status'
+    done = start(tmp_path/'small/run', 'unshare', '-rm', 'sh', '-c', inside, '-')
+    said = done.communicate()[1]
+    assert done.returncode and 'cannot write to' in said and 'No space left on device' in said, said
+    assert not list((tmp_path/'kept').glob('.*')), 'a half-written file was left behind'
+    if 'is safe' in said:
+        step = int(said.split('; step ')[1].split(' is safe')[0])
+        assert steps_done(tmp_path/'kept') == step
+    whole = start(tmp_path/'whole')
+    resumed = start(tmp_path/'kept')
+    assert whole.wait() == resumed.wait() == 0
+    assert fingerprint(load(tmp_path/'kept').net) == fingerprint(load(tmp_path/'whole').net)
+
+
+def test_a_file_that_may_not_grow(tmp_path):
+    "The same where the system refuses a file of that size: the log was written, the checkpoint was not."
+    limited = 'ulimit -f 100; exec "$@"'
+    done = start(tmp_path/'run', 'bash', '-c', limited, '-')
+    said = done.communicate()[1]
+    assert done.returncode and 'at step 7: File too large; there is no checkpoint yet' in said, said
+    assert not list((tmp_path/'run').glob('.*')) and not list((tmp_path/'run').glob('*.safetensors'))
+
+
+def test_an_unreadable_image_loses_nothing(tmp_path):
+    class Torn:
+        good = SHORT['images']
+        def __len__(self): return len(self.good)
+        def __getitem__(self, index):
+            if (index == 700).any(): raise OSError('cannot read photos/0700.png: the file is cut off')
+            return self.good[index]
+    settings = {**SHORT, 'steps': 400, 'checkpoint_every': 1000}
+    with pytest.raises(OSError, match='0700.png') as caught: train(tmp_path/'run', **{**settings, 'images': Torn()})
+    step = steps_done(tmp_path/'run')
+    assert step and f'training stopped at step {step}, which is saved' in caught.value.__notes__[0]
+    short = {**SHORT, 'steps': step + 3}
+    assert json.loads((tmp_path/'run/metrics.jsonl').read_text().splitlines()[-1])['step'] <= step
+
+
+def test_workers_show_the_same_images_and_pass_on_what_went_wrong(tmp_path):
+    here, ahead = (train(tmp_path/f'{workers}', workers=workers, **{**SHORT, 'steps': 6}) for workers in (0, 2))
+    assert fingerprint(here.net) == fingerprint(ahead.net)
+
+
+def test_tensorboard_is_asked_for_clearly(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    with pytest.raises(ImportError, match='pip install tensorboard'): train(tmp_path/'run', tensorboard=True, **SHORT)
+
+
+DISTRIBUTED = """
+import sys
+import torch
+torch.set_num_threads(1)
+from asyncpatch.data import digits
+from asyncpatch.timesteps import asyncpatch
+from asyncpatch.training import train
+train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=int(sys.argv[2]), batch=16, warmup=2, checkpoint_every=2, accumulate=int(sys.argv[3]), log_every=2, progress=False)
+"""
+
+
+def launch(folder, processes, accumulate=1, steps=6):
+    port = str(random.randrange(20_000, 60_000))
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'WORLD_SIZE': str(processes), 'LOCAL_WORLD_SIZE': str(processes), 'ACCELERATE_USE_CPU': '1'}
+    if processes == 1: environment = {k: v for k, v in environment.items() if k not in ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')}
+    ranks = [{'RANK': str(r), 'LOCAL_RANK': str(r)} if processes > 1 else {} for r in range(processes)]
+    running = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', DISTRIBUTED, str(folder), str(steps), str(accumulate)], env={**environment, **rank}, stderr=subprocess.PIPE, text=True) for rank in ranks]
+    for process in running:
+        said = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, said
+    return load(folder).net
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    one, two, parts = launch(tmp_path/'one', 1), launch(tmp_path/'two', 2), launch(tmp_path/'parts', 2, accumulate=2)
+    other = train(tmp_path/'other', dict(base=8, classes=10), digits().train, asyncpatch, steps=6, batch=8, warmup=2, progress=False).net
+    apart = lambda a, b: max((p - q).abs().max().item() for p, q in zip(a.parameters(), b.parameters()))
+    assert apart(one, two) < 1e-4 and apart(one, parts) < 1e-4 < 1e-3 < apart(one, other)
+    assert [line['step'] for line in read_log(tmp_path/'two')] == [2, 4, 6]

@@ -1,47 +1,57 @@
-"""Copy trained models into the package, each with a card written from its header and the record of Table 1.
+"""Copy trained models into the package, each with a card written from its header and, where it has a row there, the record of Table 1.
 
-    python tools/ship_models.py          the digits models of seed 0, trained by `asyncpatch reproduce --full`
+    python tools/ship_models.py                                    the digits models of `asyncpatch reproduce --full`, seed 0
+    python tools/ship_models.py leaves asyncpatch synchronous      models of another scale
+    python tools/ship_models.py digits patchwise --seeds 0 1 2     several seeds
+    python tools/ship_models.py digits asyncpatch --single         as they are, not in half precision
 """
-import shutil
-from pathlib import Path
+import argparse
+import sys
 
 import numpy as np
+import torch
 
-from asyncpatch.runs import checkout, config_hash, load_record, model, recipe, runs_folder
+from asyncpatch.runs import SCALES, _model_folder, checkout, load_record
 from asyncpatch.unet import count_parameters
-from asyncpatch.weights import write_atomically
+from asyncpatch.weights import SHIPPED, card, load, save, write_atomically
 
-SHIPPED = {'digits-asyncpatch': ('asyncpatch', 'AsyncPatch'), 'digits-baseline': ('synchronous', 'baseline')}
-
-CARD = """# {name}
-
-{title}: a class-conditional diffusion model of 8 x 8 handwritten digits with {clocks}, from the independent reproduction of *AsyncPatch Diffusion* (arXiv 2606.07079).
-
-| | |
-|---|---|
-| network | UNet, {parameters:,} parameters; rectified flow, velocity prediction |
-| data | scikit-learn's handwritten digits, {images:,} training images (UCI ML repository, CC BY 4.0), 17 grey levels on [-1, 1] |
-| law of training times | {law} |
-| training | {steps:,} steps of {batch}, SiD2 weight with bias {bias:g}, EMA {ema:g}, seed {seed} |
-| generation FD (features: digits classifier), 360 samples | {fd:.2f} for this seed; real digits {floor:.2f} |
-| class obeyed | {obeyed:.1%} |
-
-**Use**: `asyncpatch.load("{name}")`. **Limits**: it knows {images:,} drawings by 13 hands and nothing else; it is there to show that the code is right, to be taken apart, and to be sampled on any machine.
-"""
+BUDGET = {'digits': 8*2**20, 'leaves': 24*2**20}    # bytes of all models of a scale together; design.md
 
 
-def ship(name, law, title):
-    "One model of seed 0 and its card."
-    denoiser, record = model('digits', law, 0), load_record(checkout()/'figures/digits/tab01.json')
-    source = runs_folder('digits')/'models'/f'{law}-0-{config_hash(recipe("digits"))}'/'weights.safetensors'
-    folder = checkout()/'asyncpatch/weights'
-    shutil.copyfile(source, folder/f'{name}.safetensors')
-    scores = record.data['generation'][law][record.config['seeds'].index(0)]
-    card = CARD.format(name=name, title=title, clocks='one clock' if law == 'synchronous' else 'a clock for every pixel', parameters=count_parameters(denoiser.net.requires_grad_()), fd=scores['FD'],
-                       obeyed=scores['obeyed'], floor=np.mean(record.data['floor']['FD']), **{k: denoiser.about[k] for k in ('images', 'law', 'steps', 'batch', 'bias', 'ema', 'seed')})
-    write_atomically(folder/f'{name}.md', card)
-    print(folder/f'{name}.safetensors', Path(folder/f'{name}.safetensors').stat().st_size)
+def numbers(scale, name, seed):
+    "What Table 1 says of a model, for its card."
+    path = checkout()/'figures'/scale/'tab01.json'
+    if not path.is_file(): return {}
+    record = load_record(path)
+    if name not in record.data.get('generation', {}) or seed not in record.config['seeds']: return {}
+    scores, floor = record.data['generation'][name][record.config['seeds'].index(seed)], np.mean(record.data['floor']['FD'])
+    return {f'generation FD (features: {record.features or "classifier"}), this seed': f"{scores['FD']:.2f}; real images {floor:.2f}", 'class obeyed': f"{scores['obeyed']:.1%}"}
+
+
+def ship(scale, name, seed, dtype):
+    "One model and its card; what was written, or None where the model is not trained."
+    folder = _model_folder(scale, name, seed)[0]
+    if not (folder/'weights.safetensors').is_file():
+        print(f'{scale} {name} {seed}: no finished run in {folder}', file=sys.stderr)
+        return None
+    found = load(folder)
+    net, about = getattr(found, 'net', found), dict(found.about)
+    known = {'parameters': f'{count_parameters(net.requires_grad_()):,}', 'stored as': str(dtype or torch.float32).removeprefix('torch.')}
+    written = save(SHIPPED/f'{scale}-{name}-{seed}.safetensors', net, dtype, **{k: v for k, v in about.items() if k != 'net'})
+    write_atomically(written.with_suffix('.md'), card(about, written.stem, {**known, **numbers(scale, name, seed)}))
+    print(written, f'{written.stat().st_size/2**20:.2f} MiB')
+    return written
 
 
 if __name__ == '__main__':
-    for name, (law, title) in SHIPPED.items(): ship(name, law, title)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('scale', nargs='?', default='digits', choices=SCALES)
+    parser.add_argument('names', nargs='*', default=['asyncpatch', 'synchronous'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--single', action='store_true', help='store as they are instead of in float16')
+    args = parser.parse_args()
+    written = [ship(args.scale, name, seed, None if args.single else torch.float16) for name in args.names for seed in args.seeds]
+    family = args.scale.rstrip('0123456789')
+    total = sum(path.stat().st_size for path in SHIPPED.glob(f'{family}*.safetensors'))
+    print(f'{family}: {total/2**20:.1f} MiB of {BUDGET[family]/2**20:.0f}' if family in BUDGET else f'{family}: {total/2**20:.1f} MiB')
+    sys.exit(None in written or total > BUDGET.get(family, total))

@@ -1,0 +1,78 @@
+"""What the sampler itself costs: `sample` with a denoiser that does nothing, against a plain DDIM with one time in Python
+floats that draws the same noise, and against a step of the smallest network that ships.
+
+    python benchmarks/samplers.py [REPEATS]
+
+All run on one core in this process, in turn, so the ratios are fair on a busy machine too.
+"""
+import platform
+import statistics
+import sys
+import time
+
+import torch
+
+from asyncpatch import spatial, weights
+from asyncpatch.samplers import sample
+
+SHAPES = ((64, 1, 8, 8), (64, 3, 32, 32), (8, 3, 64, 64))
+STEPS = 50
+
+
+def silent(z, t, label=None):
+    "The denoiser that costs nothing: it returns what it is given."
+    return z
+
+
+def scalar_ddim(shape, generator, c=.25):
+    "The sampler as one writes it for one time: floats for the coefficients, the same noise."
+    z = torch.randn(shape, generator=generator)
+    for i in range(STEPS):
+        t, s = 1 - i/STEPS, 1 - (i + 1)/STEPS
+        x0, noise = silent(z, t), torch.randn(shape, generator=generator)
+        kappa = 1 - c*(1 - (1 - t)*s/((1 - s)*t))
+        z = ((1 - s) - kappa*s*(1 - t)/t)*x0 + kappa*s/t*z + s*max(0, 1 - kappa**2)**.5*noise
+    return z
+
+
+def plans(shape):
+    "One time; one map for all, half of it known; a map for every image."
+    known = torch.rand(shape[0], 1, *shape[2:], generator=torch.Generator().manual_seed(0)) < .5
+    return {'one time': spatial.synchronous(STEPS + 1), 'one map': spatial.inpainting(known[:1], STEPS + 1), 'a map per image': spatial.inpainting(known, STEPS + 1)}
+
+
+def per_step(function, steps=STEPS):
+    start = time.process_time()
+    function()
+    return (time.process_time() - start)/steps
+
+
+def compare(shape, repeats):
+    "Seconds per step of the scalar loop and of `sample` under each plan, for each repeat."
+    x, generator = torch.zeros(shape), torch.Generator().manual_seed(0)
+    runs = {'scalar loop': lambda: scalar_ddim(shape, generator)}
+    runs |= {name: (lambda maps: lambda: sample(silent, maps, x=x, generator=generator))(maps) for name, maps in plans(shape).items()}
+    for run in runs.values(): run()
+    return [{name: per_step(run) for name, run in runs.items()} for _ in range(repeats)]
+
+
+def network_step(repeats):
+    "Seconds of one call of digits-asyncpatch for 64 images, one time for all: the cheapest there is."
+    network, (z, t) = weights.load('digits-asyncpatch'), (torch.zeros(SHAPES[0]), torch.full((1, 1, 1, 1), .5))
+    with torch.no_grad(): return [per_step(lambda: network(z, t, torch.zeros(len(z), dtype=torch.long)), 1) for _ in range(repeats + 3)][3:]
+
+
+def main(repeats=25):
+    torch.set_num_threads(1)
+    print(f'torch {torch.__version__}, {platform.machine()}, one core, {repeats} repeats of {STEPS} steps: median microseconds a step (and ratio to the scalar loop: median, lowest to highest)')
+    for shape in SHAPES:
+        rounds = compare(shape, repeats)
+        for name in rounds[0]:
+            ratios = [r[name]/r['scalar loop'] for r in rounds]
+            print(f'{str(shape):18}{name:18}{1e6*statistics.median(r[name] for r in rounds):10.0f} us {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})')
+        if shape == SHAPES[0]:
+            network = statistics.median(network_step(repeats))
+            for name in list(rounds[0])[1:]: print(f'{"":18}{name:18}{100*statistics.median(r[name] for r in rounds)/network:9.1f} % of a step of digits-asyncpatch ({1e3*network:.1f} ms)')
+
+
+if __name__ == '__main__': main(*map(int, sys.argv[1:]))
