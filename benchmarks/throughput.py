@@ -60,10 +60,21 @@ def azula(channels, size, widths, blocks, **_):
 
 
 def spatialreasoners(channels, size, widths, blocks, **_):
-    import torchvision.io
-    if not hasattr(torchvision.io, 'write_video'): torchvision.io.write_video = None      # asked for at import, and gone from torchvision
-    from spatialreasoners.denoising_model.denoiser.unet.model import UNet as Peer
-    raise NotImplementedError(f'{Peer} needs its own configuration objects')
+    import importlib.util, types
+    if 'spatialreasoners' not in sys.modules:                              # its own __init__ asks for wandb and a trainer; the network does not
+        package = types.ModuleType('spatialreasoners')
+        package.__path__ = list(importlib.util.find_spec('spatialreasoners').submodule_search_locations)
+        sys.modules['spatialreasoners'] = package
+    from types import SimpleNamespace
+    from spatialreasoners.denoising_model.denoiser.embedding import EmbeddingSinusodialCfg
+    from spatialreasoners.denoising_model.denoiser.unet.model import UNet as Peer, UNetCfg
+    from spatialreasoners.denoising_model.denoiser.unet.type_extensions import UNetModelInputs
+    config = UNetCfg(time_embedding=EmbeddingSinusodialCfg(d_emb=256), hid_dims=list(widths), attention=[False]*(len(widths) - 1) + [True], num_blocks=blocks)
+    net = Peer(config, SimpleNamespace(in_channels=channels, out_channels=channels))
+    def call(z, t):
+        answer = net(UNetModelInputs(z_t=z, t=t.view(-1, 1, 1, 1).expand(-1, 1, size, size), label=None, label_mask=None))
+        return answer if torch.is_tensor(answer) else next(v for v in vars(answer).values() if torch.is_tensor(v))
+    return net, call
 
 
 NETWORKS = dict(ours=ours, ours_per_pixel=ours_per_pixel, diffusers=diffusers, lucidrains=lucidrains, azula=azula, spatialreasoners=spatialreasoners)
