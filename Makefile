@@ -14,7 +14,7 @@ export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce full test export clean-notebooks notebooks docs readme clean
+.PHONY: help setup reproduce full test compare export clean-notebooks notebooks docs readme clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,16 @@ test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_exported.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
+
+compare: .compare/.ready ## DDRM and RePaint of other packages against ours; log in benchmarks/compare/compare.md
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) .compare/bin/python benchmarks/compare/compare.py
+
+.compare/.ready: $(VENV)/.ready benchmarks/compare/requirements.txt
+	@echo 'Setting up .compare: what only the comparison needs, with torch and the rest from $(VENV)'
+	$(BIN)/python -m venv .compare
+	@site='import site; print(site.getsitepackages()[0])'; $(BIN)/python -c "$$site" > "$$(.compare/bin/python -c "$$site")/asyncpatch-venv.pth"
+	.compare/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -r benchmarks/compare/requirements.txt
+	@touch $@
 
 export: setup ## notebooks -> asyncpatch/*.py
 	$(BIN)/nbdev_export

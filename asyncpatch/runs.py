@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder, autoencoder_loss
-from .data import Images, digits, leaves
+from .data import Images, digits, imagenet64, imagenet256, leaves, lsun
 from .schedules import Denoiser
 from .timesteps import LAWS, synchronous
 from .training import MaskedVelocity, Uncertainty, Velocity, describe, environment, fit, training_masks
@@ -444,7 +444,7 @@ def check_drawing(drawing:object, # redrawn from a shipped record
 # %% ../nbs/library/24_runs.ipynb #cd804907
 RECIPES = {
     'smoke': dict(net=dict(base=8, classes=10), steps=4, batch=16, lr=4e-3, warmup=2, data='digits'),
-    'digits': dict(net=dict(base=16, classes=10), steps=2400, batch=128, lr=8e-3, warmup=100, data='digits'),
+    'digits': dict(net=dict(base=16, classes=10), steps=1600, batch=128, lr=8e-3, warmup=100, data='digits'),
     'leaves16': dict(net=dict(channels=3, base=32, multipliers=[1, 2, 2], blocks=[1, 1, 1], classes=10), steps=1600, batch=64, lr=2e-3, warmup=100, data='leaves16'),
 }
 
@@ -686,24 +686,26 @@ def _leaves(tree, above=()):
 def dry_run(configuration:Configuration, # of a run
 )->dict: # parameters, operations per image (forward, training), per step and in all, and bytes of state
     "What a run takes, from the real modules without a number being computed."
-    net = network_of(configuration).eval()
-    forward, training = (operations(_passage(net, configuration, back)) for back in (False, True))
-    parameters = sum(p.numel() for p in net.parameters())
+    parameters, forward, training, _ = _counted(configuration.kind, json.dumps(configuration.settings['net']), configuration.size)
+    if configuration.kind == 'autoencoder': training *= 2                                     # every image masked and whole
+    if configuration.autoencoder:
+        below = configured(configuration.autoencoder)
+        training += _counted(below.kind, json.dumps(below.settings['net']), below.size)[3]
     step = training*configuration.settings['batch']
     return dict(parameters=parameters, forward=forward, training=training, step=step, total=step*configuration.settings['steps'], state=20*parameters)
 
 # %% ../nbs/library/24_runs.ipynb #7d6ea50a
-def _passage(net, configuration, back):
-    "A call that sends one image through the network, and back."
-    x = torch.empty(1, net.channels, configuration.size, configuration.size, device='meta')
-    arguments = dict(unet=(torch.empty(1, 1, *x.shape[2:], device='meta'), torch.zeros(1, dtype=torch.long, device='meta') if getattr(net, 'classes', 0) else None), autoencoder=())[configuration.kind]
-    def call():
-        out = net(x, *arguments)
-        if back: (out if configuration.kind == 'unet' else out.image).sum().backward()
-    return call
+@cache
+def _counted(kind, config, size):
+    "Parameters of a network, and operations for one image: through it, with the gradient, and (of an autoencoder) to its latents."
+    with torch.device('meta'): net = KINDS[kind](**json.loads(config)).eval()
+    x, one = (torch.ones(1, channels, size, size, device='meta') for channels in (net.channels, 1))
+    def encode(): return net.encoder(x, one.bool())
+    def through(): return net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None) if kind == 'unet' else net.decoder(encode(), one.bool())
+    return sum(p.numel() for p in net.parameters()), operations(through), operations(lambda: through().sum().backward()), operations(encode) if kind == 'autoencoder' else 0
 
 # %% ../nbs/library/24_runs.ipynb #b10396f2
-OWN_COPIES = dict()
+OWN_COPIES = dict(imagenet64=imagenet64, imagenet256=imagenet256, lsun=partial(lsun, mirror=True))
 
 def train_configured(run:str|Path|Configuration, # its name, file, or itself
     images:str|Path, # folder of the user's copy of the data
@@ -737,7 +739,8 @@ def commands(configuration:Configuration, # of a run
 )->Table: # where, the command, and what it will take
     "The command for each kind of machine, with the predicted hours."
     name, total = configuration.name, dry_run(configuration)['total']
-    train = f'asyncpatch train --config configs/{name}.json --images DATA' + (' --autoencoder RUN' if configuration.autoencoder else '')
+    latent = ' --autoencoder RUN' if configuration.autoencoder else ''
+    train, cloud = f'asyncpatch train --config configs/{name}.json --images DATA{latent}', f'--env CONFIG={name}' + (f' --env OPTIONS="{latent.strip()}"' if latent else '')
     def row(where, command, chip, chips):
         share, source = utilisation(chip)
         hours = chip_hours(total, chip)
@@ -746,8 +749,8 @@ def commands(configuration:Configuration, # of a run
         row('one H200', train, 'H200', 1),
         row('eight H200', f'torchrun --standalone --nproc-per-node 8 --no-python {train}', 'H200', 8),
         row('Slurm, 8 GPUs', f'{train} --where slurm --processes 8', 'H200', 8),
-        row('a cloud, 8 H200', f'sky launch sky/gpu.yaml --env CONFIG={name} --env DATA=s3://…', 'H200', 8),
-        row('TPU v6e-8', f'sky launch sky/tpu.yaml --env CONFIG={name} --env DATA=gs://…', 'TPU v6e', 8),
+        row('a cloud, 8 H200', f'sky launch sky/gpu.yaml {cloud} --env DATA=s3://…', 'H200', 8),
+        row('TPU v6e-8', f'sky launch sky/tpu.yaml {cloud} --env DATA=gs://…', 'TPU v6e', 8),
     ], f'{name}, for {configuration.fills}: {configuration.settings["steps"]:,} steps of {configuration.settings["batch"]}, {total:.2g} operations.')
 
 # %% ../nbs/library/24_runs.ipynb #6cee2e88

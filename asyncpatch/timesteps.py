@@ -9,7 +9,8 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'patchwise_spread_cdf', 'asyncpatch_spread_cdf', 'asyncpatch_cleanest_cdf', 'perlin', 'ltg',
            'truncated_gaussian', 'truncated_gaussian_pixel_density', 'logit_normal_pixel_density', 'ltg_pixel_density',
            'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'TimeTable', 'squares_table', 'two_valued_table',
-           'tabulated', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass', 'asyncpatch_path_weight']
+           'tabulated', 'distinct_times', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass',
+           'perlin_spread_cdf', 'td_paint_spread_cdf', 'td_paint_mean_cdf', 'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
 from collections.abc import Callable, Sequence
@@ -476,6 +477,14 @@ def tabulated(law:Callable, # a law of times of this page, or `functools.partial
     else: return None
     return lambda n, height, width, **chance: table(law(n, height, width, **chance))
 
+# %% ../nbs/library/11_timesteps.ipynb #abb3246d
+def distinct_times(t:Tensor, # times, (n, 1, H, W)
+)->TimeTable: # of the same field, K the number of times that occur; a shape that depends on the data
+    "The table of any field, by sorting. For sampling, not for a compiled training step."
+    once = t[:1] if t.stride(0) == 0 or len(t) == 1 else t
+    values, index = once.unique(return_inverse=True)
+    return TimeTable(values.expand(len(t), -1), index.expand(t.shape))
+
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
 LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}
 
@@ -513,6 +522,25 @@ def near_synchronous_mass(mean:Tensor, # mean time of each image, (n,)
     chosen = spread[(mean >= low) & (mean <= high)]
     share = (chosen < within).float().mean().item()
     return share, math.sqrt(share*(1 - share)/max(len(chosen), 1))
+
+# %% ../nbs/library/11_timesteps.ipynb #4872b9d3
+def perlin_spread_cdf(spread:Tensor, # where to evaluate, in [0, 1], any shape
+    pixels:int, # of the image, HW
+)->Tensor: # P(max - min of the times of an image <= `spread`), float64
+    "Law of the spread of a Perlin image with one time per image: uniform, and 0 in two of HW + 1 cases; t_min = 0, t_max = 1."
+    return (2 + (pixels - 1)*spread.double())/(pixels + 1)
+
+def td_paint_spread_cdf(spread:Tensor, # where to evaluate, in [0, 1], any shape
+    patches:int, # K, patches of equal size
+)->Tensor: # P(max - min of the times of an image <= `spread`), float64
+    "Law of the spread of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
+    return (1 + (patches - 1)*spread.double())/patches
+
+def td_paint_mean_cdf(mean:Tensor, # where to evaluate, in [0, 1], any shape
+    patches:int, # K, patches of equal size
+)->Tensor: # P(mean time of an image <= `mean`), float64
+    "Law of the mean of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
+    return (patches*mean.double().unsqueeze(-1)/torch.arange(1, patches + 1, device=mean.device)).clamp(max=1).mean(-1)
 
 # %% ../nbs/library/11_timesteps.ipynb #99b335f6
 def asyncpatch_path_weight(t:Tensor, # times drawn with `asyncpatch_cells`, (n, 1, H, W)

@@ -1,14 +1,19 @@
-"""Our step against azula's (an independent library), fed the same field of times."""
+"""Our step against azula's (an independent library), fed the same field of times; and its RePaint against ours."""
+from functools import partial
+
 import pytest
 import torch
 
 pytest.importorskip('azula')
 from azula.denoise import Denoiser, DiracPosterior
+from azula.guidance import RePaintSampler
 from azula.noise import CosineSchedule, RectifiedSchedule
 from azula.sample import DDIMSampler
 
-from asyncpatch.joint import smooth_gaussian
-from asyncpatch.samplers import ddim_step, noise_ratio
+from asyncpatch.inpainting import repaint_step
+from asyncpatch.joint import smooth_gaussian, toy_gaussian
+from asyncpatch.samplers import ddim_step, noise_ratio, propagate
+from asyncpatch.spatial import time_grid
 
 
 class Oracle(Denoiser):
@@ -72,3 +77,29 @@ def test_pixels_that_stay_are_exact_with_us():
     stay = (s == t).expand_as(z)
     assert torch.equal(ours[stay], z[stay])
     torch.testing.assert_close(theirs[stay], z[stay], rtol=1e-12, atol=1e-12)
+
+
+def repaint_law(oracle, x, known, walk, levels):
+    "Exact mean and standard deviation of the unknown pixel under our steps of RePaint along a walk over the levels."
+    times = time_grid(levels + 1, dtype=torch.float64).flip(0).view(-1, 1, 1, 1, 1)
+    plan = lambda i, z, x0: times[walk[i]] if i < len(walk) else None
+    mean, cov = propagate(oracle, plan, x=x, step=partial(repaint_step, x=x, known=known), schedule=oracle.schedule)
+    return mean[..., 1].item(), cov[1, 1].item()**.5
+
+
+def test_its_repaint_makes_the_law_of_our_steps():
+    "azula takes each step `iterations` times, from s back up to t, the last included: our steps along its walk, in law; not along a walk without."
+    n, levels, iterations, oracle = 8000, 20, 3, toy_gaussian(.8, RectifiedSchedule())
+    x, known = torch.tensor([1.5, 0.], dtype=torch.float64).view(1, 1, 1, 2), torch.tensor([True, False]).view(1, 1, 1, 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        sampler = RePaintSampler(Oracle(oracle), y=x, mask=known, iterations=iterations, steps=levels, eta=1., silent=True, dtype=torch.float64)
+        made = sampler(sampler.init((n, 1, 1, 2), dtype=torch.float64))[..., 1]
+
+    def deviation(walk):
+        mean, sd = repaint_law(oracle, x, known, walk, levels)
+        return max(abs(made.mean().item() - mean)/sd*n**.5, abs(made.var().item()/sd**2 - 1)*(n/2)**.5)
+
+    walk = [levels] + [level for s in range(levels - 1, -1, -1) for level in [s] + [s + 1, s]*(iterations - 1)]
+    assert deviation(walk) < 4.5
+    assert deviation(list(range(levels, -1, -1))) > 20
