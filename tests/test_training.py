@@ -191,7 +191,7 @@ def launch(folder, processes, accumulate=1, steps=6):
     ranks = [{'RANK': str(r), 'LOCAL_RANK': str(r)} if processes > 1 else {} for r in range(processes)]
     running = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', DISTRIBUTED, str(folder), str(steps), str(accumulate)], env={**environment, **rank}, stderr=subprocess.PIPE, text=True) for rank in ranks]
     for process in running:
-        said = process.communicate(timeout=240)[1]
+        said = process.communicate(timeout=900)[1]
         assert process.returncode == 0, said
     return load(folder).net
 
