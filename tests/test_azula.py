@@ -93,7 +93,7 @@ def test_its_repaint_makes_the_law_of_our_steps():
     x, known = torch.tensor([1.5, 0.], dtype=torch.float64).view(1, 1, 1, 2), torch.tensor([True, False]).view(1, 1, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        sampler = RePaintSampler(Oracle(oracle), y=x, mask=known, iterations=iterations, steps=levels, eta=1., silent=True, dtype=torch.float64)
+        sampler = RePaintSampler(Oracle(oracle), y=x.expand(n, 1, 1, 2), mask=known, iterations=iterations, steps=levels, eta=1., silent=True, dtype=torch.float64)
         made = sampler(sampler.init((n, 1, 1, 2), dtype=torch.float64))[..., 1]
 
     def deviation(walk):
