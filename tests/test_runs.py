@@ -31,7 +31,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def trained(folder): return sorted(p.name.rsplit('-', 2)[0] for p in (folder/'smoke/models').glob('*/weights.safetensors'))
+def trained(folder): return sorted(p.parent.name.rsplit('-', 2)[0] for p in (folder/'smoke/models').glob('*/weights.safetensors'))
 
 
 # --- sending
