@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from .joint import Generators
+from .joint import Generators, randn
 from .samplers import _rows, forward_jump, restrict
 from .schedules import Denoiser, rectified_flow
 from .timesteps import rand
@@ -119,6 +119,11 @@ def _guide_times(t, region, time):
     if bool((guide < t).any()): raise ValueError(f"time must not be earlier than the present time in the region, got {guide[guide < t.expand_as(guide)].min():g} where pixels are at {t.expand_as(guide)[guide < t.expand_as(guide)].max():g}")
     return guide
 
+def _fresh(z, wanted, generator):
+    "Noise for the images that want it; the generators of the others do not move, as they would not for these images alone."
+    rows = wanted.expand(len(z)).nonzero()[:, 0]
+    return torch.zeros_like(z).index_copy(0, rows, randn((len(rows), *z.shape[1:]), _rows(generator, rows), z.device, z.dtype))
+
 # %% ../nbs/library/14_guidance.ipynb #1466cedb
 class InputGuidance(Guided):
     """Input guidance, $(1+\\omega_i)D(\\mathbf z_{\\mathbf s};\\mathbf s)-\\omega_iD(\\mathbf z_{\\mathbf t};\\mathbf t)$ where $\\mathbf t=\\mathbf s$, and $D(\\mathbf z_{\\mathbf s};\\mathbf s)$ elsewhere (@eq-guidance-input; paper Eq. 8).
@@ -144,8 +149,10 @@ class InputGuidance(Guided):
             raise ValueError(f"noise must have shape {tuple(z.shape)}, or 1 in its first place, got {tuple(self.noise.shape)}")
         guide = _guide_times(t, region, self.time)
         same = guide == t
-        if bool(same.all()) or not bool(same.any()): return asked
-        noisier = forward_jump(z, t.expand_as(guide), guide, self.generator, self.schedule, self.noise)
+        guided = same.flatten(1).any(1) & ~same.flatten(1).all(1)
+        if not bool(guided.any()): return asked
+        noise = _fresh(z, guided, self.generator) if self.noise is None else self.noise
+        noisier = forward_jump(z, t.expand_as(guide), guide, None, self.schedule, noise)
         w = self.weight*same.to(z)
         return [(a*(1 + w), q) for a, q in asked] + [(-w*a, q) for a, q in super().questions(noisier, guide, label)]
 

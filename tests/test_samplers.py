@@ -1,0 +1,141 @@
+"""Samplers and guidance across modules: shapes that tempt broadcasting, networks in batches of other sizes, denoisers of azula."""
+import pytest
+import torch
+
+from asyncpatch import spatial
+from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
+from asyncpatch.joint import generators, smooth_gaussian
+from asyncpatch.samplers import CountCalls, ancestral_step, ddim_step, ddim_update, euler_step, from_sigma, heun_step, one_clock, sample
+from asyncpatch.schedules import Denoiser, cosine, rectified_flow
+from asyncpatch.unet import UNet
+
+STEPS = {'ddim': ddim_step, 'ancestral': ancestral_step, 'euler': euler_step, 'heun': heun_step}
+
+
+def network(seed=0):
+    "A small network with labels, at random weights."
+    net, draw = UNet(1, 8, classes=5).eval(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters(): p.copy_(.3*torch.randn(p.shape, generator=draw)/max(1, p[0].numel())**.5)
+    return Denoiser(net.double())
+
+
+def start(shape, seed=0):
+    "Images, and a mask for each in which the first pixel is never known."
+    draw = torch.Generator().manual_seed(seed)
+    x, known = torch.randn(shape, generator=draw, dtype=torch.float64), torch.rand(shape[0], 1, *shape[2:], generator=draw) < .5
+    known[:, :, 0, 0] = False
+    return x, known
+
+
+@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize('points', [2, 4])
+@pytest.mark.parametrize('shape', [(4, 1, 4, 4), (4, 2, 3, 4), (3, 3, 5, 2), (1, 1, 1, 1), (2, 1, 1, 1), (5, 5, 1, 5)])
+def test_an_image_is_what_it_is_alone(shape, points, step):
+    "B equal to W, H unequal to W, one channel, one pixel, one step: no axis is taken for another, with and without guidance."
+    oracle, (x, known) = smooth_gaussian(shape[1:]), start(shape)
+    maps = spatial.inpainting(known, points).double()
+    seeds = range(shape[0])
+    wrap = lambda rows: InputGuidance(oracle, torch.arange(1., 1 + shape[0]).view(-1, 1, 1, 1)[rows], known[rows], .5, generators([50 + i for i in rows]))
+    for denoiser in (lambda rows: oracle, wrap):
+        together = sample(denoiser([*seeds]), maps, x=x, generator=generators(seeds), step=step)
+        assert together.shape == shape and torch.equal(together[known.expand(shape)], x[known.expand(shape)])
+        for i in seeds:
+            alone = sample(denoiser([i]), maps[:, i:i + 1], x=x[i:i + 1], generator=generators([i]), step=step)
+            torch.testing.assert_close(alone, together[i:i + 1], rtol=1e-10, atol=1e-10)
+
+
+def test_one_step_is_the_posterior_mean():
+    oracle, (x, known) = smooth_gaussian((1, 3, 4)), start((2, 1, 3, 4))
+    made = sample(oracle, spatial.inpainting(known, 2).double(), x=x, generator=generators([0, 1]))
+    assert torch.allclose(made, torch.stack([oracle.condition(image, mask).mean for image, mask in zip(x, known)]), atol=1e-10)
+
+
+@pytest.mark.parametrize('schedule', [rectified_flow, cosine], ids=['rectified', 'cosine'])
+@pytest.mark.parametrize('stochasticity', [0., .25, 1.])
+def test_the_update_is_its_formula(schedule, stochasticity):
+    "The coefficients against equation eq-step written out, at fields of times with pixels that stay, wait and arrive."
+    draw = torch.Generator().manual_seed(1)
+    z, x0, xi = torch.randn(3, 2, 2, 3, 4, generator=draw, dtype=torch.float64)
+    t = torch.rand(2, 1, 3, 4, generator=draw, dtype=torch.float64)*.9 + .1
+    s = t*torch.rand(t.shape, generator=draw, dtype=torch.float64)
+    t[:, :, 0] = torch.tensor([0., 1., .5, 1.]); s[:, :, 0] = torch.tensor([0., 1., .5, 0.])
+    moved = ddim_update(z, x0, t, s, xi, stochasticity, schedule)
+    (at, st), (as_, ss) = schedule(t[:, :, 1:]), schedule(s[:, :, 1:])
+    kappa = 1 - stochasticity*(1 - at*ss/(as_*st))
+    eps = (z[:, :, 1:] - at*x0[:, :, 1:])/st
+    torch.testing.assert_close(moved[:, :, 1:], as_*x0[:, :, 1:] + ss*(kappa*eps + (1 - kappa**2).clamp(min=0).sqrt()*xi[:, :, 1:]), rtol=1e-12, atol=1e-12)
+    assert torch.equal(moved[:, :, 0, :3], z[:, :, 0, :3]) and torch.equal(moved[:, :, 0, 3], x0[:, :, 0, 3])
+
+
+def test_a_schedule_that_does_not_end_clean_arrives_all_the_same():
+    never_clean = lambda t: (.99*(1 - t), .01 + .99*t)
+    z, x0, xi = torch.randn(3, 2, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    t, s = torch.full((1, 1, 2, 2), .3), torch.tensor([0., .3, .1, 0.]).view(1, 1, 2, 2)
+    moved = ddim_update(z, x0, t, s, xi, .25, never_clean).flatten(2)
+    assert torch.equal(moved[..., [0, 3]], x0.flatten(2)[..., [0, 3]]) and torch.equal(moved[..., 1], z.flatten(2)[..., 1])
+
+
+def test_a_network_in_company_and_alone():
+    "With a network the images agree to rounding, and only those that move are asked about."
+    model, (x, _) = network(), start((3, 1, 8, 8))
+    label = torch.tensor([3, 1, 4])
+    turns = spatial.autoregressive(spatial.raster(8, 8, 4), 3)
+    lower = (torch.arange(8) >= 4).view(1, 1, 8, 1).expand(1, 1, 8, 8)
+    maps = torch.cat([turns, spatial.hold(turns, lower), torch.cat([spatial.synchronous(4, 8, 8), torch.zeros(9, 1, 1, 8, 8)])], 1).double()
+    guide = lambda counted, rows: InputGuidance(ClassGuidance(counted, .5), 1., time=.8, generator=generators([70 + i for i in rows]))
+    counted = CountCalls(model)
+    together = sample(guide(counted, range(3)), maps, x=x, label=label, generator=generators(range(3)))
+    assert counted.calls == 12                                   # one call a step
+    questions = 0
+    for i in range(3):
+        single = CountCalls(model)
+        alone = sample(guide(single, [i]), maps[:, i:i + 1], x=x[i:i + 1], label=label[i:i + 1], generator=generators([i]))
+        torch.testing.assert_close(alone, together[i:i + 1], rtol=1e-8, atol=1e-8)
+        questions += single.images
+    # four questions where something is clean and something is not, two before: each image's own, no more
+    assert questions <= counted.images <= 4*(12 + 6 + 3)
+
+
+@torch.no_grad()
+def test_guidance_of_nothing_is_nothing():
+    model = network()
+    z, t, label = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double(), torch.full((1, 1, 1, 1), .5).double(), torch.tensor([1, 2])
+    plain = model(z, t, label)
+    for nothing in (ClassGuidance(model, 0.), InputGuidance(model, 0.), InputGuidance(model, 3.), InputGuidance(ClassGuidance(model, 0.), 0.), ConditionGuidance(lambda z, t, label, y: model.net(z, t, label), z, 0.)):
+        counted = CountCalls(nothing)
+        assert torch.equal(counted(z, t, label), plain)
+    torch.testing.assert_close(ClassGuidance(model, -1.)(z, t, label), model(z, t, torch.full((2,), -1)))
+    torch.testing.assert_close(model(z, t, torch.full((2,), -1)), model(z, t))          # -1 is no class
+
+
+def test_the_condition_goes_with_the_image():
+    "An image-conditioned network in a batch whose images leave at different steps."
+    net = lambda z, t, label, y: .3*z + .1*t + y.mean(1, keepdim=True)
+    y = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    ends = torch.cat([torch.cat([spatial.synchronous(n + 1, 4, 4), torch.zeros(8 - n, 1, 1, 4, 4)]) for n in (2, 8, 5)], 1)
+    run = lambda rows: sample(ConditionGuidance(net, y[rows], 1.5), ends[:, rows], (len(rows), 1, 4, 4), generator=generators(rows))
+    together = run([0, 1, 2])
+    for i in range(3): assert torch.equal(run([i]), together[i:i + 1])
+
+
+def test_wrapped_denoisers_of_azula():
+    "azula's exact Gaussian, asked at one time and in the world of exploding variance, is our oracle."
+    pytest.importorskip('azula')
+    from azula.denoise import GaussianDenoiser
+    from azula.linalg.covariance import FullCovariance
+    from azula.noise import RectifiedSchedule, VESchedule
+    ours = smooth_gaussian((1, 2, 3))
+    z = torch.randn(4, 1, 2, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    mean, cov = torch.zeros(6, dtype=torch.float64), FullCovariance(*(lambda L, Q: (Q, L))(*torch.linalg.eigh(ours.cov)))
+    flat = lambda denoiser: lambda y, t: denoiser(y.flatten(1), t).mean.view(y.shape)
+    straight = flat(GaussianDenoiser(mean, cov, RectifiedSchedule(alpha_min=0., sigma_min=0.)))
+    for t in (.1, .5, .95):
+        time = torch.full((1, 1, 1, 1), t, dtype=torch.float64)
+        wrapped = Denoiser(lambda z, t, label: straight(z, one_clock(t)[0]), prediction='x0')
+        torch.testing.assert_close(wrapped(z, time), ours(z, time), rtol=1e-9, atol=1e-9)
+        exploding = VESchedule()
+        log_ratio = torch.log(torch.tensor(exploding.sigma_max/exploding.sigma_min, dtype=torch.float64))
+        theirs = flat(GaussianDenoiser(mean, cov, exploding))
+        wrapped = from_sigma(lambda y, sigma, label: theirs(y, torch.log(one_clock(sigma)[0]/exploding.sigma_min)/log_ratio))
+        torch.testing.assert_close(wrapped(z, time), ours(z, time), rtol=1e-9, atol=1e-9)
