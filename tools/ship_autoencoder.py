@@ -11,9 +11,9 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from asyncpatch.autoencoder import Autoencoder, autoencoder_loss, codebook_health, latent_known, mixed_masks, stocked_masks
+from asyncpatch.autoencoder import Autoencoder, autoencoder_loss, codebook_health, stocked_masks
 from asyncpatch.data import batches, leaves
-from asyncpatch.masks import MASKS
+from asyncpatch.masks import MASKS, latent_known
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, save_tensors, write_atomically
 
@@ -45,7 +45,7 @@ def learn(conditioned, consistency):
     "The averaged network, and how long it took."
     torch.manual_seed(SEED)
     began, net = time.monotonic(), Autoencoder(**NETWORK, conditioned=conditioned)
-    law = partial(stocked_masks, stock=mixed_masks(1024, SIZE, SIZE, torch.Generator().manual_seed(SEED)))
+    law = partial(stocked_masks, count=1024)
     adam, average = torch.optim.Adam(net.parameters(), LR, betas=(.9, .99)), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(.99))
     schedule = OneCycleLR(adam, LR, total_steps=STEPS, pct_start=.05)
     for step, (x, label) in zip(range(STEPS), batches(leaves(SIZE, 'train', IMAGES), BATCH, SEED)):
@@ -68,7 +68,7 @@ def measure(net, count=1024):
     whole, masked = net.encode(x), net.encode(x, known)
     health = codebook_health(whole.code, len(net.codebook.code))
     error = (net.decode(whole.latents) - x).square().mean((1, 2, 3))
-    change = (whole.latents - masked.latents).square().mean(1, keepdim=True)[latent_known(known)]
+    change = (whole.latents - masked.latents).square().mean(1, keepdim=True)[latent_known(known, net.factor)]
     return dict(held_out=count, psnr=(10*torch.log10(4/error)).mean().item(), used=health.used.item(), perplexity=health.perplexity.item(), leak=change.mean().sqrt().item())
 
 
