@@ -600,7 +600,7 @@ def draw_who_is_right(right:dict, # what `who_is_right` made, or a record of it
     truth = lambda oracle, value: oracle.condition(torch.tensor([value, 0.], dtype=torch.float64).reshape(1, 1, 2), first).marginal(~first)
     rows = {row['method']: row for row in right['pair']}
     names = sorted(rows, key=lambda name: rows[name]['distance'])
-    fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.6), dpi=90, width_ratios=[1, 1, 1.5], layout='constrained')
+    fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.6), dpi=60, width_ratios=[1, 1, 1.5], layout='constrained')
     _draw_laws(axes[0], rows, names, truth(toy_gaussian(.8), 1.5), torch.linspace(-1.1, 3.1, 421, dtype=torch.float64), 1.05)
     _draw_laws(axes[1], {row['method']: row for row in right['clusters']}, names, truth(toy_mixture(), .1), torch.linspace(-2.3, 2.9, 521, dtype=torch.float64), 1.7)
     for level, name in enumerate(reversed(names)):
