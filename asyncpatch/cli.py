@@ -157,7 +157,8 @@ def train_command(args:argparse.Namespace, # of the command line
     else:
         one_of('--scale', args.scale, list(RECIPES))
         name = args.law or 'asyncpatch'
-        parsed(name)
+        try: parsed(name)
+        except ValueError as e: raise UsageError(str(e).replace('name must', '--law must', 1)) from e
         folder = Path(args.out or f'runs/{args.scale}/{name}-{args.seed}')
         work = partial(_train_by_name, args.scale, name, args.seed, folder, options)
     writable(folder/'config.json', force=True)
