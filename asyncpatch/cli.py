@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPILOG', 'UsageError', 'one_of', 'writable', 'product_names', 'result_notebooks', 'reproduce', 'train_command',
-           'sample_command', 'inpaint_command', 'parser', 'main']
+           'sample_command', 'hole_of', 'inpaint_command', 'parser', 'main']
 
 # %% ../nbs/library/25_cli.ipynb #744a1a0c
 from collections.abc import Sequence
@@ -103,6 +103,7 @@ def reproduce(scale:str='digits', # where to run
     only:Sequence[str]=(), # products, all if empty
     out:str|None=None, # folder for products, `figures` of the checkout if not given
     full:bool=False, # the full records, not the quick part
+    from_scratch:bool=False, # train every model here, also those that ship
 )->int: # exit status
     "Execute the result notebooks of a checkout at a scale and say what they made."
     from asyncpatch.runs import RECIPES, SCALES, checkout, products_folder, runs_folder, say
@@ -112,7 +113,7 @@ def reproduce(scale:str='digits', # where to run
     notebooks = result_notebooks(root, only)
     part = 'full' if full else 'quick'
     if out: writable(Path(out)/scale/'probe')
-    os.environ.update(ASYNCPATCH_SCALE=scale, ASYNCPATCH_PART=part, MPLBACKEND='module://matplotlib_inline.backend_inline', **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}))
+    os.environ.update(ASYNCPATCH_SCALE=scale, ASYNCPATCH_PART=part, MPLBACKEND='module://matplotlib_inline.backend_inline', **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}), **({'ASYNCPATCH_FROM_SCRATCH': '1'} if from_scratch else {}))
     if scale == 'smoke': os.environ.setdefault('IN_TEST', '1')
     if full: say("The full records take about an hour on two CPU cores at the digits scale; stop at any time, the same command continues.")
     for i, path in enumerate(notebooks):
@@ -144,31 +145,49 @@ def _summary(scale, part, names):
 # %% ../nbs/library/25_cli.ipynb #21b92e5b
 def train_command(args:argparse.Namespace, # of the command line
 )->int: # exit status
-    "`asyncpatch train`: train a model of a scale, or continue to."
-    from asyncpatch.data import digits
-    from asyncpatch.runs import RECIPES, recipe
-    from asyncpatch.timesteps import LAWS
-    from asyncpatch.training import train
-    one_of('--law', args.law, list(LAWS))
-    one_of('--scale', args.scale, list(RECIPES))
-    folder = Path(args.out or f'runs/{args.scale}/{args.law}-{args.seed}')
+    "`asyncpatch train`: a model of a scale by its name, or one of the paper's own runs by its configuration; here or elsewhere; or continue to."
+    from functools import partial
+    from asyncpatch.runs import PLACES, RECIPES, configured, parsed, send, train_configured
+    one_of('--where', args.where, list(PLACES))
+    options = {k: getattr(args, k) for k in ('steps', 'minutes') if getattr(args, k) is not None}
+    if args.config:
+        if not args.images: raise UsageError("--images must name the folder with your copy of the data when --config is given")
+        folder = Path(args.out or f'runs/{configured(args.config).name}-{args.law or "own"}-{args.seed}')
+        work = partial(train_configured, args.config, args.images, law=args.law, seed=args.seed, autoencoder=args.autoencoder, folder=folder, width=args.width, **options)
+    else:
+        one_of('--scale', args.scale, list(RECIPES))
+        name = args.law or 'asyncpatch'
+        try: parsed(name)
+        except ValueError as e: raise UsageError(str(e).replace('name must', '--law must', 1)) from e
+        folder = Path(args.out or f'runs/{args.scale}/{name}-{args.seed}')
+        work = partial(_train_by_name, args.scale, name, args.seed, folder, options)
     writable(folder/'config.json', force=True)
-    settings = {**recipe(args.scale), **({'steps': args.steps} if args.steps else {})}
-    train(folder, images=digits().train, law=LAWS[args.law], seed=args.seed, minutes=args.minutes, **settings)
+    send(work, where=args.where, processes=args.processes, nodes=args.nodes)
     print(folder/'weights.safetensors')
     return 0
 
+def _train_by_name(scale, name, seed, folder, options):
+    "A model of a scale, in a folder of the user's choice."
+    from asyncpatch.runs import images_of, lesson, recipe
+    from asyncpatch.training import fit
+    wanted = lesson(scale, name, seed)
+    fit(folder, wanted.network, images_of(recipe(scale)['data']), wanted.objective, seed=seed, kind=wanted.kind, **{**wanted.settings, **options})
+
 # %% ../nbs/library/25_cli.ipynb #ca05d047
-def _picture(rows, columns, path):
-    "Images side by side, eight times their size, written whole or not at all."
+def _write(picture, path):
+    "A picture as PNG, written whole or not at all."
     import io
+    from asyncpatch.weights import write_atomically
+    out = io.BytesIO()
+    picture.save(out, format='PNG')
+    print(write_atomically(path, out.getvalue()))
+
+def _sheet(rows, columns, path):
+    "Images side by side, enlarged so that pixels can be seen."
     from PIL import Image
     from asyncpatch.data import grid
-    from asyncpatch.weights import write_atomically
-    page = Image.fromarray(grid(rows, columns).numpy())
-    out = io.BytesIO()
-    page.resize((page.width*8, page.height*8), Image.Resampling.NEAREST).save(out, format='PNG')
-    print(write_atomically(path, out.getvalue()))
+    page, times = Image.fromarray(grid(rows, columns).numpy()), max(1, 64//rows.shape[-1])
+    _write(page.resize((page.width*times, page.height*times), Image.Resampling.NEAREST), path)
 
 def _progress(points, what):
     "A callback that moves a bar, and the bar."
@@ -177,6 +196,23 @@ def _progress(points, what):
     return bar, lambda *state: bar.update()
 
 # %% ../nbs/library/25_cli.ipynb #db648341
+def _window(denoiser):
+    "Side in pixels of the images that a model was trained on."
+    from asyncpatch.runs import SOURCES, images_of
+    import torch
+    data = getattr(denoiser, 'about', {}).get('data')
+    if data not in SOURCES: raise UsageError(f"--model must be a network for one of {', '.join(SOURCES)}; this one was trained on {data}")
+    return images_of(data)[torch.arange(1)].x.shape[-1]
+
+def _load(name):
+    "A model to sample from."
+    from asyncpatch.schedules import Denoiser
+    from asyncpatch.weights import load
+    denoiser = load(name)
+    if not isinstance(denoiser, Denoiser): raise UsageError(f"--model must be a diffusion model, got {name}, which is a {type(denoiser).__name__}")
+    return denoiser
+
+# %% ../nbs/library/25_cli.ipynb #def04009
 def sample_command(args:argparse.Namespace, # of the command line
 )->int: # exit status
     "`asyncpatch sample`: images from a model, one seed each."
@@ -184,41 +220,89 @@ def sample_command(args:argparse.Namespace, # of the command line
     from asyncpatch import spatial
     from asyncpatch.joint import generators
     from asyncpatch.samplers import sample
-    from asyncpatch.weights import load
-    path, denoiser = writable(args.out, args.force), load(args.model)
-    net = denoiser.net
-    if args.label is not None and not 0 <= args.label < net.classes: raise UsageError(f"--label must be from 0 to {net.classes - 1}, got {args.label}")
+    path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
+    net, side = denoiser.net, _window(denoiser)
+    if args.label is not None and not args.label < net.classes: raise UsageError(f"--label must be from 0 to {net.classes - 1}, got {args.label}")
     labels = torch.arange(args.count)%max(1, net.classes) if args.label is None else torch.full((args.count,), args.label)
-    order = {'raster': spatial.raster(8, 8, 2), 'spiral': spatial.spiral(8, 8, 2)}.get(args.order)
+    order = {'raster': spatial.raster(side, side, side//4), 'spiral': spatial.spiral(side, side, side//4)}.get(args.order)
     if order is not None and args.points <= order.max(): raise UsageError(f"--points must be at least {int(order.max()) + 1} for --order {args.order}, a step for each patch; got {args.points}")
     maps = spatial.synchronous(args.points) if order is None else spatial.autoregressive(order, args.points//int(order.max() + 1))
     bar, callback = _progress(len(maps), 'sampling')
-    with bar: x = sample(denoiser, maps, (args.count, net.channels, 8, 8), label=labels, generator=generators(range(args.seed, args.seed + args.count)), callback=callback)
-    _picture(x, 10, path)
+    with bar: x = sample(denoiser, maps, (args.count, net.channels, side, side), label=labels if net.classes else None, generator=generators(range(args.seed, args.seed + args.count)), callback=callback)
+    _sheet(x, 10, path)
     return 0
 
-# %% ../nbs/library/25_cli.ipynb #def04009
+# %% ../nbs/library/25_cli.ipynb #f6dbaf3d
+def hole_of(mask:str, # a family of masks, a box "top,left,bottom,right" in pixels, or the file of a picture, white in the hole
+    height:int, # of the picture in pixels
+    width:int, # of the picture in pixels
+    seed:int=0, # of a mask that is drawn
+)->'torch.Tensor': # True where a pixel is known, (height, width)
+    "What is known of a picture behind a mask; else a `UsageError`."
+    import numpy as np, torch
+    from PIL import Image
+    from asyncpatch.masks import FAMILIES
+    if re.fullmatch(r'\d+(,\d+){3}', mask):
+        top, left, bottom, right = map(int, mask.split(','))
+        if not (top < bottom <= height and left < right <= width): raise UsageError(f"--mask must be a box top,left,bottom,right inside {height} x {width} pixels, got {mask}")
+        known = torch.ones(height, width, dtype=torch.bool)
+        known[top:bottom, left:right] = False
+    elif Path(mask).is_file():
+        drawn = torch.from_numpy(np.array(Image.open(mask).convert('L')))
+        if drawn.shape != (height, width): raise UsageError(f"--mask must have the size of the picture, {width} x {height}; {mask} has {drawn.shape[1]} x {drawn.shape[0]}")
+        known = drawn < 128
+    else:
+        family = FAMILIES[one_of('--mask', mask, list(FAMILIES))]
+        known = family(1, height, width, torch.Generator().manual_seed(seed))[0, 0]
+    if known.all() or not known.any(): raise UsageError(f"--mask must leave something known and something missing; {mask} leaves {'nothing missing' if known.all() else 'nothing known'}")
+    return known
+
+# %% ../nbs/library/25_cli.ipynb #e6167fa1
 def inpaint_command(args:argparse.Namespace, # of the command line
 )->int: # exit status
-    "`asyncpatch inpaint`: a held-out digit, its masked version, several completions, and the truth."
+    "`asyncpatch inpaint`: fill a hole in a held-out digit, or in a picture of one's own, of any size."
+    from asyncpatch.inpainting import METHODS
+    one_of('--method', args.method, [name for name in METHODS if name != 'supervised'])
+    return _inpaint_digit(args) if args.picture is None else _inpaint_picture(args)
+
+def _inpaint_digit(args):
+    "A held-out digit, its masked version, several completions, and the truth."
     import torch
     from asyncpatch.data import digits
     from asyncpatch.inpainting import METHODS
     from asyncpatch.joint import generators
-    from asyncpatch.masks import MASKS
-    from asyncpatch.weights import load
-    one_of('--mask', args.mask, list(MASKS))
-    one_of('--method', args.method, list(METHODS))
     held_out = digits().held_out
-    if not 0 <= args.digit < len(held_out): raise UsageError(f"--digit must be from 0 to {len(held_out) - 1}, the held-out digits; got {args.digit}")
-    path, denoiser = writable(args.out, args.force), load(args.model)
-    chosen = held_out[torch.full((args.count,), args.digit)]
-    known = MASKS[args.mask](1, 8, 8, torch.Generator().manual_seed(args.seed)).expand(args.count, 1, 8, 8)
-    seeds = generators(range(args.seed, args.seed + args.count))
-    print(f"{args.method}, {args.count} seeds …", file=sys.stderr)
-    filled = METHODS[args.method](denoiser, chosen.x, known, label=chosen.label, generator=seeds)
+    if args.digit >= len(held_out): raise UsageError(f"--digit must be from 0 to {len(held_out) - 1}, the held-out digits; got {args.digit}")
+    known, count = hole_of(args.mask, 8, 8, args.seed)[None, None], args.count or 8
+    path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
+    chosen = held_out[torch.full((count,), args.digit)]
+    print(f"{args.method}, {count} seeds …", file=sys.stderr)
+    filled = METHODS[args.method](denoiser, chosen.x, known.expand(count, 1, 8, 8), label=chosen.label, generator=generators(range(args.seed, args.seed + count)))
     masked = torch.where(known, chosen.x, .3)[:1]
-    _picture(torch.cat([masked, filled, chosen.x[:1]]), args.count + 2, path)
+    _sheet(torch.cat([masked, filled, chosen.x[:1]]), count + 2, path)
+    return 0
+
+def _inpaint_picture(args):
+    "The picture with its hole filled, once for each seed, side by side."
+    import numpy as np, torch
+    from PIL import Image
+    from asyncpatch.data import as_picture, to_uint8
+    from asyncpatch.inpainting import METHODS, fill_picture
+    from asyncpatch.weights import shipped
+    if not Path(args.picture).is_file(): raise UsageError(f"PICTURE must be a file, got {args.picture}")
+    opened = Image.open(args.picture)
+    picture = as_picture(opened, 1 if opened.mode in ('1', 'L', 'LA') or opened.mode[0] in 'IF' else 3)
+    if args.side: picture.thumbnail((args.side, args.side), Image.Resampling.BOX)
+    x = torch.from_numpy(np.array(picture)).float()/127.5 - 1
+    x = x[None] if x.ndim == 2 else x.permute(2, 0, 1)                                       # (C, H, W)
+    known = hole_of(args.mask, *x.shape[1:], args.seed)
+    name = args.model or next((n for n in ('leaves-asyncpatch', 'leaves16-asyncpatch') if n in shipped()), 'digits-asyncpatch')
+    path, denoiser = writable(args.out, args.force), _load(name)
+    side, points = _window(denoiser), dict(points=args.points) if args.method in ('native', 'imputation') else {}
+    print(f"{name}, windows of {side} x {side} over {x.shape[2]} x {x.shape[1]} pixels, {int((~known).sum())} missing, {args.method} …", file=sys.stderr)
+    filled = [fill_picture(denoiser, x, known, side, denoiser.net.channels, METHODS[args.method], seed=args.seed + i, **points) for i in range(args.count or 1)]
+    page = to_uint8(torch.cat(filled, -1)).permute(1, 2, 0).numpy()
+    _write(Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page), path)
     return 0
 
 # %% ../nbs/library/25_cli.ipynb #aa4e6f62
@@ -228,6 +312,8 @@ EPILOG = """examples:
   asyncpatch train --law asyncpatch --minutes 2 a model on the digits; the same command continues
   asyncpatch sample --label 3 --out threes.png  sixteen threes from the model that ships
   asyncpatch inpaint --digit 17 --mask wide     what could be behind the mask?
+  asyncpatch inpaint cat.jpg --mask hole.png    the same for a picture of your own, white where something is missing
+  asyncpatch train --config configs/imagenet64-60m.json --images /data/imagenet    one of the paper's own runs
 """
 
 def _number(low):
@@ -252,12 +338,20 @@ def parser()->argparse.ArgumentParser: # of all commands
     add('--only', nargs='+', default=[], metavar='PRODUCT', help='products such as fig03 tab01; the notebooks that make them are run whole')
     add('--out', metavar='DIR', help='where products go instead of figures/ of the checkout')
     add('--full', action='store_true', help='make the full records instead of the quick part')
-    add = command('train', 'train a model on the digits, or continue to').add_argument
-    add('--law', default='asyncpatch', help='law of the training times, such as asyncpatch, synchronous, patchwise, perlin')
-    add('--scale', default='digits', help='whose recipe to follow: smoke or digits')
+    add('--from-scratch', action='store_true', help='train every model on this machine, also those that ship')
+    add = command('train', "train a model of a scale, or one of the paper's own runs; the same command continues").add_argument
+    add('--law', help='law of the training times (asyncpatch, synchronous, patchwise, perlin, …), or another model of a scale (supervised, image-conditioned, head, autoencoder, latent-asyncpatch, …)')
+    add('--scale', default='digits', help='whose recipe to follow: smoke, digits or leaves16')
+    add('--config', metavar='FILE', help="one of the paper's own runs, see configs/; takes the place of --scale")
+    add('--images', metavar='DIR', help='your copy of the data, for --config')
+    add('--autoencoder', metavar='RUN', help='a trained autoencoder, for a --config that learns latents')
+    add('--width', type=_number(1), help='features at full resolution, for a rehearsal of --config at reduced width')
     add('--steps', type=_number(1), help="steps of the optimiser, the recipe's if not given")
     add('--seed', type=_number(0), default=0, help='of initial weights, order of images, times and noise')
     add('--minutes', type=float, help='stop after so many minutes with a checkpoint; the same command continues')
+    add('--where', default='here', help='here, process, slurm or xla')
+    add('--processes', type=_number(1), default=1, help='processes on each node, each with a device of its own')
+    add('--nodes', type=_number(1), default=1, help='nodes of a cluster')
     add('--out', metavar='DIR', help='folder of the run (default: runs/SCALE/LAW-SEED)')
     add = command('sample', 'draw images from a model').add_argument
     _sampling(add, 16)
@@ -265,18 +359,21 @@ def parser()->argparse.ArgumentParser: # of all commands
     add('--points', type=_number(2), default=250, help='points of the time grid: one more than calls of the network')
     add('--order', choices=['together', 'raster', 'spiral'], default='together', help='whether all pixels are generated together or patch after patch')
     add('--out', metavar='FILE', default='samples.png', help='picture to write')
-    add = command('inpaint', 'complete a held-out digit behind a mask').add_argument
-    _sampling(add, 8)
+    add = command('inpaint', 'fill a hole in a held-out digit, or in a picture of your own').add_argument
+    add('picture', nargs='?', metavar='PICTURE', help='a picture of your own, of any size; a held-out digit if not given')
+    _sampling(add, None)
     add('--digit', type=_number(0), default=0, help='which of the 360 held-out digits')
-    add('--mask', default='wide', help='extrema, square, thin or wide')
-    add('--method', default='native', help='native (many clocks), repaint, imputation or biharmonic')
+    add('--mask', default='wide', help='a family (extrema, square, thin, wide, …), a box TOP,LEFT,BOTTOM,RIGHT in pixels, or a picture of the same size, white in the hole')
+    add('--method', default='native', help='native (many clocks), or a method for one clock: repaint, imputation, ddnm, …; or biharmonic')
+    add('--points', type=_number(2), default=100, help='points of the time grid for a picture of your own')
+    add('--side', type=_number(1), help='shrink your picture first, so that no side is longer')
     add('--out', metavar='FILE', default='inpainted.png', help='picture to write')
     return top
 
 def _sampling(add, count):
     "Options that sampling and inpainting share."
-    add('--model', default='digits-asyncpatch', help='a model that ships, a file of weights or the folder of a run')
-    add('--count', type=_number(1), default=count, help='how many images')
+    add('--model', help='a model that ships, a file of weights or the folder of a run (default: the best that ships for what is asked)')
+    add('--count', type=_number(1), default=count, help='how many images (default for inpaint: 8 of a digit, 1 of a picture)' if count is None else 'how many images')
     add('--seed', type=_number(0), default=0, help='of the first image; the next has the next seed')
     add('--force', action='store_true', help='overwrite the picture if it is there')
 
@@ -285,7 +382,7 @@ def main(argv:Sequence[str]|None=None, # arguments, those of the process if not 
 )->int: # exit status: 0 success, 1 failure, 2 a mistake in the question
     "Run a command and turn what goes wrong into one line."
     args = parser().parse_args(argv)
-    commands = dict(reproduce=lambda: reproduce(args.scale, args.only, args.out, args.full), train=lambda: train_command(args),
+    commands = dict(reproduce=lambda: reproduce(args.scale, args.only, args.out, args.full, args.from_scratch), train=lambda: train_command(args),
                     sample=lambda: sample_command(args), inpaint=lambda: inpaint_command(args))
     try: return commands[args.command]()
     except KeyboardInterrupt: message, status = 'interrupted; nothing is half-written, and the same command continues', 1
