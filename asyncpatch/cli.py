@@ -296,11 +296,12 @@ def _inpaint_picture(args):
     x = torch.from_numpy(np.array(picture)).float()/127.5 - 1
     x = x[None] if x.ndim == 2 else x.permute(2, 0, 1)                                       # (C, H, W)
     known = hole_of(args.mask, *x.shape[1:], args.seed)
-    name = args.model or next((n for n in ('leaves-asyncpatch', 'leaves16-asyncpatch') if n in shipped()), 'digits-asyncpatch')
+    name = args.model or next((n for n in ('leaves-asyncpatch', 'leaves16-asyncpatch') if f'{n}-0' in shipped()), 'digits-asyncpatch')
     path, denoiser = writable(args.out, args.force), _load(name)
+    if args.label is not None and not args.label < denoiser.net.classes: raise UsageError(f"--label must be from 0 to {denoiser.net.classes - 1}, got {args.label}")
     side, points = _window(denoiser), dict(points=args.points) if args.method in ('native', 'imputation') else {}
     print(f"{name}, windows of {side} x {side} over {x.shape[2]} x {x.shape[1]} pixels, {int((~known).sum())} missing, {args.method} …", file=sys.stderr)
-    filled = [fill_picture(denoiser, x, known, side, denoiser.net.channels, METHODS[args.method], seed=args.seed + i, **points) for i in range(args.count or 1)]
+    filled = [fill_picture(denoiser, x, known, side, denoiser.net.channels, METHODS[args.method], label=args.label, seed=args.seed + i, **points) for i in range(args.count or 1)]
     page = to_uint8(torch.cat(filled, -1)).permute(1, 2, 0).numpy()
     _write(Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page), path)
     return 0
@@ -366,6 +367,7 @@ def parser()->argparse.ArgumentParser: # of all commands
     add('--mask', default='wide', help='a family (extrema, square, thin, wide, …), a box TOP,LEFT,BOTTOM,RIGHT in pixels, or a picture of the same size, white in the hole')
     add('--method', default='native', help='native (many clocks), or a method for one clock: repaint, imputation, ddnm, …; or biharmonic')
     add('--points', type=_number(2), default=100, help='points of the time grid for a picture of your own')
+    add('--label', type=_number(0), help='class of a picture of your own; none if not given')
     add('--side', type=_number(1), help='shrink your picture first, so that no side is longer')
     add('--out', metavar='FILE', default='inpainted.png', help='picture to write')
     return top
