@@ -22,7 +22,7 @@ from .unet import Embedding, ResidualBlock, RMSNorm
 def mask_tables(embed:Embedding, # of times
     known:Tensor, # True where a pixel is observed, (B, 1, H, W), bool
     levels:int, # how many there are
-)->list[tuple[Tensor, Tensor]]: # for each level, the finest first: embeddings (4^l + 1, width), and which of them each cell has, (B, H/2^l, W/2^l)
+)->list[tuple[Tensor, Tensor]]: # for each level, the finest first: embeddings (4^l + 1, width), and which of them each cell has, (B H W/4^l,)
     "A mask as `ResidualBlock` takes times: the embedding of the missing share of a cell, in a table, and an index."
     tables, missing = [], (~known).to(embed.mlp[0].weight.dtype)
     for level in range(levels):

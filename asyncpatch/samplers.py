@@ -10,6 +10,7 @@ __all__ = ['ancestral_step', 'noise_ratio', 'ddim_coefficients', 'ddim_update', 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import chain, repeat
 import math
 
 import torch
@@ -206,6 +207,20 @@ def _checked(denoiser):
         return x0
     return ask
 
+def _factors(step, maps, schedule, elements=2**15):
+    "Factors of each step of DDIM along an array of maps, computed for many steps at once, as many as have `elements` times; None for other steps and plans."
+    function, given = (step.func, step.keywords) if isinstance(step, partial) and not step.args else (step, {})
+    if callable(maps) or function is not ddim_step or not given.keys() <= {'stochasticity'}: return repeat(None)
+    c, many = given.get('stochasticity', .25), max(1, elements//maps[0].numel())
+    some = (ddim_coefficients(t, s, c, schedule) for t, s in zip(maps[:-1].split(many), maps[1:].split(many)))
+    return chain.from_iterable(zip(of_x0.unbind(), of_z.unbind(), of_noise.unbind() if c else repeat(None)) for of_x0, of_z, of_noise in some)
+
+def _move(denoiser, z, t, generator, label, of_x0, of_z, of_noise):
+    "A step of DDIM whose factors are at hand."
+    x0 = denoiser(z, t, label)
+    moved = torch.addcmul(of_x0*x0, of_z, z)
+    return moved if of_noise is None else torch.addcmul(moved, of_noise, randn(z.shape, generator, z.device, z.dtype)), x0
+
 def _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule):
     "One step of the images that move; the others keep their state and the last posterior mean."
     if moving is None: moving = (s != t).flatten(1).any(1)
@@ -237,9 +252,11 @@ def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     t, _ = plan(0, None, None)
     z, x0 = _first(x, t, shape, generator, schedule), None
     if not bool(z.isfinite().all()): raise ValueError("x must be finite where pixels start below time 1")
+    ask, factors = _checked(denoiser), _factors(step, maps, schedule)
     while (point := plan(i + 1, z, x0)) is not None:
-        s, moving = point
-        z, x0 = _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule)
+        (s, moving), ready = point, next(factors)
+        if ready and moving is True: z, x0 = _move(ask, z, t, generator, label, *ready)
+        else: z, x0 = _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule)
         if not math.isfinite(z.sum()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
         if callback: callback(i, z, x0, s)
         t, i = s, i + 1
