@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['HELD_OUT_EVERY', 'GOLDEN', 'FIRST', 'SECOND', 'DRAWS', 'KINDS', 'SHAPES', 'RADII', 'FALLEN', 'FINEST', 'PHOTOGRAPHS',
            'UNREADABLE', 'imagenet64', 'imagenet256', 'Images', 'Split', 'held_out_indices', 'digits', 'to_uint8',
-           'grid', 'to_levels', 'dequantise', 'bits_per_dim', 'epoch_order', 'batch_indices', 'Steps', 'batches',
-           'scrambled', 'uniform_of', 'disc', 'box', 'triangle', 'flower', 'Kind', 'kind_table', 'radius_quantiles',
-           'radius_of', 'random_texture', 'Fallen', 'fallen_leaves', 'shares', 'decorated', 'paint_leaves', 'chosen',
-           'Leaves', 'leaves', 'Photograph', 'photos', 'Crops', 'photo_crops', 'TakingTurns', 'as_picture',
-           'area_weights', 'central_square', 'crop_then_area', 'halve_then_bicubic', 'squeeze', 'Pictures', 'Mirrored',
-           'Files', 'files_in', 'image_folder', 'imagenet', 'lmdb_transaction', 'LmdbShelf', 'lsun', 'Rows']
+           'grid', 'to_levels', 'epoch_order', 'batch_indices', 'Steps', 'batches', 'scrambled', 'uniform_of', 'disc',
+           'box', 'triangle', 'flower', 'Kind', 'kind_table', 'radius_quantiles', 'radius_of', 'random_texture',
+           'Fallen', 'fallen_leaves', 'shares', 'decorated', 'paint_leaves', 'chosen', 'Leaves', 'leaves', 'Photograph',
+           'photos', 'Crops', 'photo_crops', 'TakingTurns', 'as_picture', 'area_weights', 'central_square',
+           'crop_then_area', 'halve_then_bicubic', 'squeeze', 'Pictures', 'Mirrored', 'Files', 'files_in',
+           'image_folder', 'imagenet', 'lmdb_transaction', 'LmdbShelf', 'lsun', 'Rows']
 
 # %% ../nbs/library/17_data.ipynb #88f9e809
 from collections import ChainMap
@@ -110,27 +110,6 @@ def to_levels(x:Tensor, # images in [-1, 1], any shape; values beyond belong to 
 )->Tensor: # the level of each pixel, 0 to K - 1, int64
     "The nearest grey level $k$ of each pixel, where level $k$ stands at $-1+2k/(K-1)$."
     return ((x + 1)*(levels - 1)/2).round().clamp(0, levels - 1).long()
-
-# %% ../nbs/library/17_data.ipynb #c825c30a
-def dequantise(x:Tensor, # images on the lattice of grey levels, any shape
-    generator:torch.Generator|None=None, # where the noise comes from
-    levels:int=17, # number of grey levels K
-)->Tensor: # x + u with u uniform over the cell of width 2/(K - 1), of the shape of `x`
-    """Spread each grey level uniformly over its cell, so that a density is finite (@eq-dequantise).
-
-    Raises `ValueError` for pixels between the levels: they were dequantised before, or have another number of levels."""
-    cells = (x + 1)*(levels - 1)/2
-    off = (cells - cells.round()).abs().max().item() if x.numel() else 0
-    if not (off < 1e-3 and x.abs().max() <= 1): raise ValueError(f"x must lie on {levels} levels from -1 to 1, got values up to {off:.3g} of a cell away")
-    return x + (torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - .5)*2/(levels - 1)
-
-# %% ../nbs/library/17_data.ipynb #3d64b8a7
-def bits_per_dim(nats:Tensor|float, # negative log-likelihood of an image, -log p, in nats
-    dims:int, # pixels and channels in an image, d
-    levels:int=17, # number of grey levels K on [-1, 1]
-)->Tensor|float: # bits per dimension of the discrete image
-    "$\\frac{-\\log p}{d\\ln2}+\\log_2\\frac{K-1}{2}$: a density on $[-1,1]$ as a code for the $K$ levels (@eq-dequantise)."
-    return nats/(dims*math.log(2)) + math.log2((levels - 1)/2)
 
 # %% ../nbs/library/17_data.ipynb #8fdc5686
 @lru_cache(4)

@@ -220,6 +220,8 @@ def dequantise(x:Tensor, # data on a lattice of grey levels, any shape
 )->Tensor: # the data with the gaps filled, of the shape of `x`
     """Uniform noise of one level's width, $x+\\Delta\\,(u-\\frac12)$: turns probabilities into a density.
 
-    Raises `ValueError` for a spacing that is not positive."""
+    Raises `ValueError` for a spacing that is not positive and for data between the levels: they were dequantised before, or have another spacing."""
     if not spacing > 0: raise ValueError(f"spacing must be positive, got {spacing!r}")
+    apart = (x - x.flatten()[:1])/spacing
+    if x.numel() and not (off := (apart - apart.round()).abs().max().item()) < 1e-3: raise ValueError(f"x must lie on levels {spacing:g} apart, got values up to {off:.3g} of a cell off")
     return x + spacing*(torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - .5)
