@@ -28,7 +28,7 @@ def mask_tables(embed:Embedding, # of times
     for level in range(levels):
         pixels = 4**level
         shares = torch.arange(pixels + 1, device=known.device, dtype=missing.dtype)/pixels
-        count = (pixels*F.avg_pool2d(missing, 2**level)).round().long().squeeze(1)
+        count = (pixels*F.avg_pool2d(missing, 2**level)).round().long().flatten()
         tables.append((embed(shares.view(1, -1, 1), None).flatten(0, 2), count))
     return tables
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ancestral_step', 'noise_ratio', 'ddim_coefficients', 'ddim_update', 'forward_jump', 'ddim_step', 'flow_velocity',
-           'euler_step', 'heun_step', 'restrict', 'sample', 'propagate', 'CountCalls', 'one_clock', 'from_sigma']
+           'euler_step', 'heun_step', 'restrict', 'sample', 'propagate', 'CountCalls', 'one_clock', 'from_sigma',
+           'window_starts', 'Windowed']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
@@ -336,3 +337,59 @@ def from_sigma(net:Callable, # clean image from data plus noise, `net(y, sigma, 
         scale = torch.maximum(alpha, sigma/largest)
         return net(z/scale, sigma/scale, label)
     return denoiser
+
+# %% ../nbs/library/13_samplers.ipynb #23cf4cd4
+def window_starts(length:int, # pixels of the image along one side
+    size:int, # pixels of a window
+    stride:int, # largest step from one window to the next
+)->Tensor: # first pixel of each window, (windows,)
+    "Evenly spread windows: the first begins the side, the last ends it, neighbours are at most `stride` apart."
+    return torch.linspace(0, length - size, -(-(length - size)//stride) + 1).round().long()
+
+# %% ../nbs/library/13_samplers.ipynb #a7c06beb
+class Windowed:
+    """A denoiser for one size, made to answer for larger images by windows that overlap (@eq-windows).
+
+    Raises `ValueError` for a stride that leaves gaps, and for images smaller than a window."""
+    def __init__(self,
+        denoiser:Callable, # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
+        size:int, # side of a window, in pixels
+        stride:int|None=None, # largest step between windows, half a window if not given
+        batch:int=256, # windows in one call
+    ):
+        self.denoiser, self.size, self.stride, self.batch = denoiser, size, max(1, size//2) if stride is None else stride, batch
+        if not 1 <= self.stride <= size: raise ValueError(f"stride must be from 1 to the size of a window, {size}, got {stride}")
+        if batch < 1: raise ValueError(f"batch must be at least 1, got {batch}")
+
+    def _places(self, height, width, device):
+        "Rows and columns of every window, (R, size) and (S, size), and the weight of a window, (size, size)."
+        if min(height, width) < self.size: raise ValueError(f"z must be at least {self.size} x {self.size}, the size of a window, got {height} x {width}")
+        rows, columns = (window_starts(side, self.size, self.stride)[:, None] + torch.arange(self.size) for side in (height, width))
+        tent = torch.minimum(torch.arange(1, self.size + 1), torch.arange(self.size, 0, -1)).float()
+        return rows.to(device), columns.to(device), (tent[:, None]*tent).to(device)
+
+    def _ask(self, z, t, label):
+        "The denoiser's answer for windows, (n, C, size, size), some at a time; a window without noise is its own answer."
+        x0, busy = z.clone(), (t > 0).flatten(1).any(1).nonzero()[:, 0]
+        for some in busy.split(self.batch): x0[some] = self.denoiser(z[some], t[some], None if label is None else label[some]).to(z.dtype)
+        return x0
+
+    def __call__(self,
+        z:Tensor, # noisy data, (B, C, H, W), at least a window large
+        t:Tensor, # times, broadcastable to `z`
+        label:Tensor|None=None, # classes, (B,)
+    )->Tensor: # posterior mean, of the shape of `z`
+        b, _, height, width = z.shape
+        rows, columns, weight = self._places(height, width, z.device)
+        count = len(rows)*len(columns)
+        cut = lambda v: v[..., rows[:, None, :, None], columns[None, :, None, :]].permute(0, 2, 3, 1, 4, 5).flatten(0, 2)    # (B R S, ·, size, size)
+        field = t.to(z).reshape((1,)*(4 - t.ndim) + t.shape)
+        one = field.shape[-2:] == (1, 1)                                                                                     # one time rules an image
+        times = field.expand(b, -1, -1, -1).repeat_interleave(count, 0) if one else cut(field.expand(b, -1, height, width))
+        x0 = self._ask(cut(z), times, None if label is None else label.repeat_interleave(count))
+        parts = (x0*weight).unflatten(0, (b, len(rows), len(columns))).permute(0, 3, 1, 2, 4, 5)                             # (B, C, R, S, size, size)
+        places = (rows[:, None, :, None]*width + columns[None, :, None, :]).flatten()
+        page = parts.new_zeros(2, b, z.shape[1], height*width)
+        page[0].index_add_(2, places, parts.flatten(2))
+        page[1].index_add_(2, places, weight.to(parts).expand_as(parts).flatten(2))
+        return (page[0]/page[1]).unflatten(2, (height, width))
