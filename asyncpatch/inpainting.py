@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'native', 'imputation_step', 'imputation', 'repaint_schedule', 'repaint_step', 'repaint', 'mcg_step', 'mcg',
            'ddrm_step', 'ddrm', 'ddnm_step', 'ddnm', 'deqir', 'rad', 'inpainting_condition', 'supervised', 'informed',
-           'biharmonic', 'Meter', 'Measured', 'measure', 'oracle_comparison', 'who_is_right', 'draw_who_is_right']
+           'biharmonic', 'Meter', 'Measured', 'measure', 'oracle_comparison', 'who_is_right', 'draw_who_is_right',
+           'fill_picture']
 
 # %% ../nbs/library/21_inpainting.ipynb #42e7104f
 from collections.abc import Callable
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from .joint import Gaussian, GaussianMixture, Generators, corrupt, randn, toy_gaussian, toy_mixture
-from .samplers import ancestral_step, ddim_step, ddim_update, forward_jump, propagate, sample
+from .masks import check_known
+from .samplers import Windowed, ancestral_step, ddim_step, ddim_update, forward_jump, propagate, sample
 from .schedules import Denoiser, rectified_flow
 from .spatial import inpainting, synchronous, time_grid
 
@@ -613,3 +615,27 @@ def draw_who_is_right(right:dict, # what `who_is_right` made, or a record of it
     _draw_prices(axes[2], right['price'], {'imputation': (6, -2), 'mcg': (-4, 10), 'ddrm': (5, 8), 'repaint': (-6, -10)})
     axes[2].set_title('correlated pixels: error and price')
     return fig
+
+# %% ../nbs/library/21_inpainting.ipynb #e0a61d75
+def fill_picture(denoiser:Callable, # posterior mean for windows, `denoiser(z, t, label)`
+    picture:Tensor, # in [-1, 1], (C, H, W), C of 1 or 3; unknown pixels are not read
+    known:Tensor, # True where observed, (H, W), bool
+    size:int, # side of the model's window, in pixels
+    channels:int, # that the model was trained with, 1 or 3
+    method:Callable|None=None, # one of `METHODS`, native if not given
+    stride:int|None=None, # largest step between windows, half a window if not given
+    label:int|None=None, # class of all windows
+    seed:int=0, # of the noise
+    **parameters, # of the method
+)->Tensor: # the picture with its hole filled, (C, H, W)
+    """Inpaint a picture larger than the network, whatever its colours.
+
+    Raises `ValueError` for a picture that is not (1 or 3, H, W) or smaller than a window, and for a mask that does not fit or leaves nothing to do or to go by; `TypeError` for one that is not boolean."""
+    if picture.ndim != 3 or len(picture) not in (1, 3): raise ValueError(f"picture must be (1 or 3, H, W), got {tuple(picture.shape)}")
+    if channels not in (1, 3): raise ValueError(f"channels must be 1 or 3, got {channels}")
+    x = picture.expand(3, -1, -1)[None] if channels == 3 else picture[:, None]                      # (1, 3, H, W) or (C, 1, H, W)
+    check_known(known[None, None], x)
+    label = None if label is None else torch.full((len(x),), label, device=picture.device)
+    draws = [torch.Generator(picture.device).manual_seed(seed) for _ in x]
+    filled = (method or native)(Windowed(denoiser, size, stride), x, known[None, None], label=label, generator=draws, **parameters)
+    return filled[:, 0] if channels == 1 else filled[0] if len(picture) == 3 else filled[0].mean(0, keepdim=True)

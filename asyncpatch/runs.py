@@ -482,7 +482,7 @@ class LatentVelocity(Velocity):
 AUTOENCODERS = {
     'smoke': dict(net=dict(channels=1, base=8, multipliers=[1, 2], blocks=1, codes=16), steps=4, batch=16, lr=1e-3, warmup=2),
     'digits': dict(net=dict(channels=1, base=16, multipliers=[1, 2], blocks=1, codes=256), steps=1600, batch=64, lr=1e-3, warmup=100),
-    'leaves16': dict(net=dict(channels=3, base=16, multipliers=[1, 2, 4], blocks=1, codes=1024), steps=1600, batch=64, lr=1e-3, warmup=100),
+    'leaves16': dict(net=dict(channels=3, base=16, multipliers=[1, 2, 4], blocks=1, codes=1024), steps=600, batch=32, lr=2e-3, warmup=30, ema=.99),
 }
 
 @dataclass(frozen=True)

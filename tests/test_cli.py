@@ -32,7 +32,7 @@ def test_help_is_worth_reading():
     (('sample', '--order', 'raster', '--points', '9'), 'at least 16'),
     (('sample', '--out', '/proc/nowhere/a.png'), 'cannot write to'),
     (('reproduce', '--out', '/proc/nowhere'), 'cannot write to'),
-    (('train', '--law', 'asynchronous'), 'law must be one of'),
+    (('train', '--law', 'asynchronous'), '--law must be a law of times'),
 ])
 def test_a_mistake_is_one_line(arguments, said, tmp_path):
     result = asyncpatch(*arguments)
