@@ -1,7 +1,6 @@
 "The series of colour models and the bench of the 60M network, with tiny settings on one core."
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncpatch.runs import BOX, RECIPES, Stock, config_hash, images_of, load_record, network_operations
-from asyncpatch.data import leaves
+from asyncpatch.runs import BOX, RECIPES, config_hash, images_of, load_record, network_operations
 from asyncpatch.unet import UNet, count_parameters
-from asyncpatch.weights import SHIPPED, load
+from asyncpatch.weights import load
 
 ROOT = Path(__file__).parent.parent
 RUNS = ['leaves64-autoencoder-0', 'leaves64-latent-asyncpatch-0', 'leaves-asyncpatch-0', 'leaves-head-0', 'leaves-supervised-0']
@@ -96,12 +94,20 @@ def test_the_bench_writes_what_prices_read(tmp_path, monkeypatch):
     from asyncpatch import runs
     call('gpu_bench.py', '--tiny', '--out', tmp_path/'figures/leaves')
     record = load_record(tmp_path/'figures/leaves/utilisation.json')
-    case = record.data['cases']['many clocks, not compiled, bf16']
-    assert case['of_matrix_product'] == pytest.approx(case['images_per_second']*network_operations(record.config['net'], 8, training=True)/record.data['matmul'])
+    case = record.data['cases']['60M, many clocks, not compiled, bf16']
+    assert case['of_matrix_product'] == pytest.approx(case['images_per_second']*network_operations(record.config['networks']['60M']['net'], 8, training=True)/record.data['matmul'])
     assert record.data['utilisation'] == {} and record.data['loss_difference'] < .05 and record.config_hash == config_hash(record.config)
     content = json.loads((tmp_path/'figures/leaves/utilisation.json').read_text())
     monkeypatch.setattr(runs, 'checkout', lambda: tmp_path)
     assert runs.utilisation('H200') == (.4, 'assumed')
-    content['device'], content['data']['utilisation'] = 'NVIDIA H200', {'many clocks, compiled, bf16': .31, 'many clocks, not compiled, bf16': .2}
+    content['device'], content['data']['utilisation'] = 'NVIDIA H200', {'60M': .31, '620M': .2}
     (tmp_path/'figures/leaves/utilisation.json').write_text(json.dumps(content))
     assert runs.utilisation('H200') == (.31, f"measured {record.made[:10]}")
+
+
+def test_the_bench_is_the_product_of_results_38():
+    cells = [''.join(c['source']) for c in json.loads((ROOT/'nbs/results/38_compute_and_sizes.ipynb').read_text())['cells'] if c['cell_type'] == 'code']
+    names = {'configured': __import__('asyncpatch.runs', fromlist=['configured']).configured, 'UNETS': {'620M': 'imagenet64-620m', '60M': 'imagenet64-60m'}}
+    exec(next(c for c in cells if 'def config_utilisation' in c).split('def work_utilisation')[0], names)
+    said = subprocess.run([sys.executable, '-c', "import sys; sys.path.insert(0, 'tools'); from gpu_bench import *; print(config_hash(shipping_config()))"], capture_output=True, text=True, cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert said.stdout.strip() == config_hash(names['config_utilisation']('leaves', 'full')), said.stderr

@@ -4,7 +4,8 @@
     python tools/gpu_bench.py --tiny --out DIR  tiny settings, for a CPU and the tests
 
 Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of the same batches; what the machine's
-matrix product reaches. The record is what `asyncpatch.runs.utilisation` reads: shares of the peak that the maker gives.
+matrix product reaches. The record is the product `utilisation` of compute and sizes (results/38), with more in it: `asyncpatch.runs.utilisation`
+reads it, and prices use it. So the 620M network is timed too, compiled, with many clocks.
 """
 from datetime import datetime, timezone
 from functools import partial
@@ -22,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT/'tools')]
 
 import torch
 
-from asyncpatch.runs import CHIPS, Record, config_hash, configured, network_operations, save_record
+from asyncpatch.runs import CHIPS, Record, Table, config_hash, configured, network_operations, save_product
 from asyncpatch.timesteps import asyncpatch, synchronous, tabulated
 from asyncpatch.training import Velocity, environment
 from asyncpatch.unet import UNet
@@ -58,45 +59,60 @@ def timed(step, warm, steps, device):
     return statistics.median(groups)
 
 
-def compute(config, device):
+def shipping_config():
+    "The configuration of the product in results/38."
+    return dict(networks={name: dict(net=configured(file).settings['net'], size=64, batch=batch) for name, file, batch in [('620M', 'imagenet64-620m', 64), ('60M', 'imagenet64-60m', 256)]}, warm=5, steps=20)
+
+
+def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_steps=20):
     "All that is measured; a network of another law or precision has the same weights and images."
-    net, batch, size = config['net'], config['batch'], config['size']
-    work, peak = network_operations(net, size, training=True), matmul_peak(device, config['matmul'])
+    peak = matmul_peak(device, matmul)
     maker = next((chip.peak for name, chip in CHIPS.items() if device.type == 'cuda' and name in torch.cuda.get_device_name()), None)
-    cases, laws = {}, {'many clocks': asyncpatch, 'one clock': synchronous, 'patches from 2 pixels': partial(asyncpatch, scales=tuple(2**k for k in range(1, size.bit_length())))}
-    for law, compiled, precision in [('many clocks', False, 'bf16'), ('many clocks', True, 'bf16'), ('one clock', True, 'bf16'), ('patches from 2 pixels', True, 'bf16'), ('many clocks', True, 'no')]:
-        if compiled and not config['compiled']: continue
-        seconds = timed(prepared(net, batch, size, laws[law], compiled, device, precision), config['warm'], config['steps'], device)
-        name = f"{law}, {'compiled' if compiled else 'not compiled'}, {'bf16' if precision == 'bf16' else 'single precision'}"
-        cases[name] = dict(images_per_second=batch/seconds, of_matrix_product=batch*work/seconds/peak, of_makers_peak=batch*work/seconds/maker if maker else None, table=tabulated(laws[law]) is not None)
-        print(f"{name:60}{batch/seconds:10.1f} images/s {batch*work/seconds/1e12:9.3f} Top/s {cases[name]['of_matrix_product']:7.1%} of the matrix product", flush=True)
+    patches = lambda size: partial(asyncpatch, scales=tuple(2**k for k in range(1, size.bit_length())))
+    cases, speeds = {}, {}
+    plan = [('60M', 'many clocks', asyncpatch, False, 'bf16'), ('60M', 'many clocks', asyncpatch, compiled, 'bf16'), ('60M', 'one clock', synchronous, compiled, 'bf16'),
+            ('60M', 'patches from 2 pixels', patches(config['networks']['60M']['size']), compiled, 'bf16'), ('60M', 'many clocks', asyncpatch, compiled, 'no'), ('620M', 'many clocks', asyncpatch, compiled, 'bf16')]
+    for network, clocks, law, through, precision in plan:
+        if network not in config['networks']: continue
+        settings = config['networks'][network]
+        batch, work = settings['batch'], network_operations(settings['net'], settings['size'], training=True)
+        seconds = timed(prepared(**settings, law=law, compiled=through, device=device, precision=precision), config['warm'], max(1, config['steps']//5), device)
+        name = f"{network}, {clocks}, {'compiled' if through else 'not compiled'}, {'bf16' if precision == 'bf16' else 'single precision'}"
+        cases[name] = dict(images_per_second=batch/seconds, operations_per_image=work, of_matrix_product=batch*work/seconds/peak, of_makers_peak=batch*work/seconds/maker if maker else None, table=tabulated(law) is not None)
+        if clocks == 'many clocks' and precision == 'bf16': speeds[network] = max(speeds.get(network, 0), batch*work/seconds)
+        print(f"{name:58}{batch/seconds:10.1f} images/s {batch*work/seconds/1e12:9.3f} Top/s {cases[name]['of_matrix_product']:7.1%} of the matrix product", flush=True)
         gc.collect()
         if device.type == 'cuda': torch.cuda.empty_cache()
     losses = {}
     for precision in ('no', 'bf16'):
-        step = prepared(net, config['loss_batch'], size, asyncpatch, False, device, precision)
-        losses[precision] = [step(k).item() for k in range(config['loss_steps'])]
+        step = prepared(**{**config['networks']['60M'], 'batch': loss_batch}, law=asyncpatch, compiled=False, device=device, precision=precision)
+        losses[precision] = [step(k).item() for k in range(loss_steps)]
     difference = [abs(a - b)/b for a, b in zip(losses['bf16'], losses['no'])]
     print(f'loss in bf16 against single precision: {max(difference):.2e} at most over {len(difference)} steps of the same batches', flush=True)
-    shares = {name: case['of_makers_peak'] for name, case in cases.items() if maker and 'bf16' in name}
-    return dict(utilisation=shares, matmul=peak, makers_peak=maker, operations_per_image=work, cases=cases, losses=losses, loss_difference=max(difference))
+    order = [name for name in config['networks'] if name in speeds]
+    return dict(speed={name: speeds[name] for name in order}, utilisation={name: speeds[name]/maker for name in order} if maker else {}, matmul=peak, makers_peak=maker, cases=cases, losses=losses, loss_difference=max(difference))
+
+
+def table(record):
+    "As results/38 draws it."
+    return Table(['network', 'batch', 'Top/s', 'share of peak'], [[name, str(record.config['networks'][name]['batch']), f'{speed/1e12:,.4g}', f"{record.data['utilisation'][name]:.0%}" if record.data['utilisation'] else 'unknown chip'] for name, speed in record.data['speed'].items()], f'Training in bf16 on {record.device}.')
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path(os.environ.get('OUT') or ROOT/'figures/leaves'), help='$OUT, else figures/leaves')
-    parser.add_argument('--batch', type=int, default=256)
     parser.add_argument('--tiny', action='store_true')
+    parser.add_argument('--commit', help='of the code, where git cannot say')
     args, began = parser.parse_args(argv), time.monotonic()
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    config = dict(net=configured('imagenet64-60m').settings['net'], batch=args.batch, size=64, matmul=8192, warm=5, steps=6, compiled=True, loss_batch=64, loss_steps=20)
-    if args.tiny: config.update(net=dict(base=8, classes=10), batch=8, size=8, matmul=64, warm=1, steps=1, compiled=False, loss_batch=8, loss_steps=3)
-    elif device.type == 'cpu': raise SystemExit('this is work for a GPU; --tiny tries it out on a CPU')
-    data = compute(config, device)
+    if not args.tiny and device.type == 'cpu': raise SystemExit('this is work for a GPU; --tiny tries it out on a CPU')
+    config = dict(networks={'60M': dict(net=dict(base=8, classes=10), size=8, batch=8)}, warm=1, steps=1) if args.tiny else shipping_config()
+    data = compute(config, device, **(dict(matmul=64, compiled=False, loss_batch=8, loss_steps=3) if args.tiny else {}))
     config = json.loads(json.dumps(config))
-    record = Record('utilisation', 'The share of its peak that an accelerator reaches in training the 60M network of Table 6.', None, 'leaves', 'full', config, config_hash(config), data,
-                    seconds=round(time.monotonic() - began, 1), made=datetime.now(timezone.utc).isoformat(timespec='seconds'), **environment())
-    print(save_record(record, args.out))
+    about = dict(environment(), **({'commit': args.commit} if args.commit else {}))
+    record = Record('utilisation', 'The share of its peak that an accelerator reaches in training the networks of Table 6.', None, 'leaves', 'full', config, config_hash(config), data,
+                    seconds=round(time.monotonic() - began, 1), made=datetime.now(timezone.utc).isoformat(timespec='seconds'), **about)
+    print(*save_product(table(record), record, args.out), sep='\n')
 
 
 if __name__ == '__main__': main()

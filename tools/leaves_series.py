@@ -253,7 +253,7 @@ def train_and_measure(name, args, size, device, peak):
     devices = PartialState().num_processes
     maker = next((chip.peak for chip in CHIPS.values() if chip.name in about['device']), None)
     net = getattr(found, 'net', found)
-    record = dict(name=name, scale=scale, seed=seed, labelled=f"{'smoke settings, numbers mean nothing; ' if args.smoke else ''}trained on {devices} x {about['device']}", **{k: about[k] for k in ('data', 'kind', 'objective', 'steps', 'batch', 'lr', 'precision', 'seconds', 'device', 'commit', 'versions')},
+    record = dict(name=name, scale=scale, seed=seed, labelled=f"{'smoke settings, numbers mean nothing; ' if args.smoke else ''}trained on {devices} x {about['device']}", **{k: about[k] for k in ('data', 'kind', 'objective', 'steps', 'batch', 'lr', 'precision', 'seconds', 'device', 'versions')}, commit=args.commit or about['commit'],
                   law=about.get('law'), net=net.config, parameters=count_parameters(net.requires_grad_()), processes=devices, images_seen=about['steps']*about['batch'], images_per_second=rate, operations_per_image=training,
                   matmul_peak=peak, utilisation=rate*training/peak/devices, share_of_makers_peak=rate*training/maker/devices if maker else None,
                   loss=[{k: v for k, v in line.items() if k in ('step', 'seconds', 'loss', 'norm', 'validation')} for line in log[::max(1, len(log)//200)]], checkpoints=[curve[k] for k in sorted(curve)], **numbers,
@@ -349,6 +349,7 @@ def main(argv=None):
     add('--ship', action='store_true')
     add('--again', action='store_true', help='also runs that are finished')
     add('--force', action='store_true', help='replace also what has seen more images')
+    add('--commit', help='of the code, where git cannot say')
     add('--package', type=Path, default=SHIPPED, help=argparse.SUPPRESS)
     args, began = parser.parse_args(argv), time.monotonic()
     if args.ship: return ship(args)
