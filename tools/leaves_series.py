@@ -51,8 +51,8 @@ STAGES = {
 }
 SHIPS = [*STAGES[1], *STAGES[2][:3]]
 BUDGET = 24*2**20                                   # bytes of the leaves weights that ship, together; design.md
-HELD_OUT = {'leaves': lambda: leaves(32, 'held_out'), 'leaves64': lambda: leaves(64, 'held_out'),
-            'leaves and photos': lambda: TakingTurns((leaves(32, 'held_out'), photo_crops(32, 'held_out', label=10)))}
+HELD_OUT = {'leaves': lambda device: leaves(32, 'held_out', device=device), 'leaves64': lambda device: leaves(64, 'held_out', device=device),
+            'leaves and photos': lambda device: TakingTurns((leaves(32, 'held_out', device=device), photo_crops(32, 'held_out', label=10, device=device)))}
 FULL = dict(n=10_000, watched=1_000, points=51, levels=50, inpaint=256, bound=256, checkpoints=10, matmul=8192)
 TINY = dict(n=240, watched=16, points=3, levels=4, inpaint=8, bound=4, checkpoints=2, matmul=64)
 OVERHEAD = 1.5                                      # minutes beside training: compiling, stock, evaluation
@@ -135,9 +135,9 @@ class Judge:
     def __init__(self, scale, size, device):
         self.size, self.device = size, device
         self.features = leaves_features().to(device)
-        source = HELD_OUT[RECIPES[scale]['data']]()
+        source = HELD_OUT[RECIPES[scale]['data']](device)
         held = source[torch.arange(size['n'] + size['inpaint'])]
-        self.examples, self.others = held[:size['inpaint']].to(device), held[size['inpaint']:]
+        self.examples, self.others = held[:size['inpaint']].to(device), held[size['inpaint']:].to('cpu')
         self.target = self.embed(self.others.x)
 
     def embed(self, x): return torch.cat([embed(self.features, part.to(self.device)) for part in x.split(2000)]).cpu()
@@ -362,6 +362,7 @@ def main(argv=None):
     if args.dry: return plan(names, args, .8*CHIPS['H200'].peak)
     from accelerate import PartialState
     device, size = PartialState().device, TINY if args.smoke else FULL
+    torch.set_float32_matmul_precision('high')       # of the autoencoder, on a GPU
     peak = matmul_peak(device, size['matmul'] if device.type == 'cuda' else min(1024, size['matmul']))
     if PartialState().is_main_process: plan(names, args, peak)
     for name in names:
