@@ -168,10 +168,8 @@ def train_command(args:argparse.Namespace, # of the command line
 
 def _train_by_name(scale, name, seed, folder, options):
     "A model of a scale, in a folder of the user's choice."
-    from asyncpatch.runs import images_of, lesson, recipe
-    from asyncpatch.training import fit
-    wanted = lesson(scale, name, seed)
-    fit(folder, wanted.network, images_of(recipe(scale)['data']), wanted.objective, seed=seed, kind=wanted.kind, **{**wanted.settings, **options})
+    from asyncpatch.runs import learn
+    learn(folder, scale, name, seed, **options)
 
 # %% ../nbs/library/25_cli.ipynb #ca05d047
 def _write(picture, path):
@@ -352,7 +350,7 @@ def parser()->argparse.ArgumentParser: # of all commands
     add('--from-scratch', action='store_true', help='train every model on this machine, also those that ship')
     add = command('train', "train a model of a scale, or one of the paper's own runs; the same command continues").add_argument
     add('--law', help='law of the training times (asyncpatch, synchronous, patchwise, perlin, …), or another model of a scale (supervised, image-conditioned, head, autoencoder, latent-asyncpatch, …)')
-    add('--scale', default='digits', help='whose recipe to follow: smoke, digits or leaves16')
+    add('--scale', '--preset', default='digits', help='whose recipe to follow: smoke, digits, leaves16, leaves, leaves64 or photos; the last three are sized for 4 minutes of a GPU (--minutes)')
     add('--config', metavar='FILE', help="one of the paper's own runs, see configs/; takes the place of --scale")
     add('--images', metavar='DIR', help='your copy of the data, for --config')
     add('--autoencoder', metavar='RUN', help='a trained autoencoder, for a --config that learns latents')
