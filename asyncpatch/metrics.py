@@ -517,7 +517,7 @@ def available(name:str, # of `PUBLISHED`
 def how_to_fetch(*names:str, # of `PUBLISHED`
 )->str: # a command
     "The one command that fills the columns which need these networks."
-    return f'python -c "from asyncpatch.metrics import fetch; fetch({", ".join(map(repr, names))})"'
+    return f'asyncpatch fetch {" ".join(names)}'
 
 # %% ../nbs/library/19_metrics.ipynb #072214cd
 def read_weights(path:str|Path, # .pth or .safetensors

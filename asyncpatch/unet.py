@@ -72,7 +72,7 @@ class RMSNorm(nn.Module):
         x:Tensor, # features, (…, channels)
     )->Tensor: # of the same shape
         written_out = x.device.type == 'cpu' and x.dtype == self.epsilon.dtype and not torch.compiler.is_compiling()
-        if not written_out: return F.rms_norm(x, self.shape, self.gain, 1e-5)
+        if not written_out: return F.rms_norm(x, self.shape, None if self.gain is None else self.gain.to(x.dtype), 1e-5)
         y = _OverRootMeanSquare.apply(x, self.epsilon)[0]
         return y if self.gain is None else y*self.gain
 

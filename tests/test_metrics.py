@@ -51,7 +51,7 @@ def test_missing_weights_leave_cells_empty_and_name_the_command(empty):
     x = torch.zeros(4, 3, 64, 64)
     assert set(metrics.published_distances(x, x).values()) == {None} and metrics.published_lpips(x, x) is None
     for needs, name in ((metrics.inception, 'inception'), (metrics.lpips_network, 'alex')):
-        with pytest.raises(FileNotFoundError, match='fetch them once with: python -c') as error: needs()
+        with pytest.raises(FileNotFoundError, match='fetch them once with: asyncpatch fetch') as error: needs()
         assert metrics.how_to_fetch(name) in str(error.value)
     with pytest.raises(ValueError, match="got 'fid'"): metrics.fetch('fid')
 
