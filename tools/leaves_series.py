@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -27,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from asyncpatch import runs
-from asyncpatch.data import Images, TakingTurns, bits_per_dim, dequantise, grid, leaves, photo_crops, to_uint8
-from asyncpatch.elbo import path_bound
+from asyncpatch.data import Images, TakingTurns, grid, leaves, photo_crops, to_uint8
+from asyncpatch.elbo import dequantise, path_bound
 from asyncpatch.inpainting import METHODS
 from asyncpatch.joint import corrupt, generators
 from asyncpatch.masks import MASKS
@@ -210,9 +211,10 @@ def measure(name, found, judge):
     native, pictures = judge.inpaint('native', found, points=size['points'])
     repaint, _ = judge.inpaint('repaint', found, levels=size['levels'], jump=max(1, size['levels']//10), resamples=5 if size['levels'] > 9 else 1)
     y = judge.examples.x[:size['bound']]
-    y = dequantise(to_uint8(y).float()/127.5 - 1, torch.Generator(device).manual_seed(0), 256)
+    spacing = 2/255
+    y = dequantise(to_uint8(y).float()*spacing - 1, spacing, torch.Generator(device).manual_seed(0))
     nats = torch.cat([path_bound(found, part, together(size['points']).to(device), label, generator=torch.Generator(device).manual_seed(0)).nats for part, label in zip(y.split(128), judge.examples.label[:size['bound']].split(128))])
-    bits, error = mean_and_error(bits_per_dim(nats, y[0].numel(), 256))
+    bits, error = mean_and_error(nats/(y[0].numel()*math.log(2)) - math.log2(spacing))
     return dict(numbers, inpainting=dict(native=native, repaint=repaint), bits=dict(path_of_one_clock=bits, error=error, steps=size['points'] - 1)), samples[:64], pictures
 
 
