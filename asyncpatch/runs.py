@@ -570,7 +570,7 @@ def parsed(name:str, # of a model, see the table above
     return (kind or 'law-')[:-1], partial(LAWS[law], scales=[int(side)]) if side else LAWS[law]
 
 # %% ../nbs/library/24_runs.ipynb #5912ea8c
-TRAINED_HERE = ('synchronous', 'asyncpatch')
+TRAINED_HERE = {'digits': ('synchronous', 'asyncpatch')}
 
 def from_scratch()->bool: # whether nothing that ships is used
     "Whether every model is to be trained on this machine: `ASYNCPATCH_FROM_SCRATCH`, 0 or 1. Raises `ValueError` for anything else."
@@ -629,7 +629,7 @@ def _model_folder(scale, name, seed, steps=None):
 
 def _may_ship(scale, name, steps, folder):
     "Whether weights that ship may stand for a model."
-    return name not in TRAINED_HERE and steps in (None, _model_folder(scale, name, 0)[1]['steps']) and not from_scratch() and not (folder/'weights.safetensors').is_file()
+    return name not in TRAINED_HERE.get(scale, ()) and steps in (None, _model_folder(scale, name, 0)[1]['steps']) and not from_scratch() and not (folder/'weights.safetensors').is_file()
 
 def _foundation(name):
     "The model that another is built on, or None."

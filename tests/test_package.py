@@ -41,3 +41,10 @@ def test_everything_imports_without_the_build_tools():
 def test_help_does_not_wait_for_torch():
     code = "import sys, asyncpatch.cli as c; c.parser(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == 'False'
+
+
+def test_the_weights_that_ship_stay_within_their_budgets():
+    from asyncpatch.weights import SHIPPED
+    size = lambda *patterns: sum(path.stat().st_size for pattern in patterns for path in SHIPPED.glob(pattern))/2**20
+    for most, patterns in ((8, ['digits-*']), (8, ['leaves16-*']), (24, ['leaves-*', 'leaves64-*']), (40, ['*'])):
+        assert size(*patterns) <= most, f'{patterns}: {size(*patterns):.1f} MiB'

@@ -51,7 +51,7 @@ STAGES = {
     5: ['leaves64-asyncpatch-0', 'leaves64-synchronous-0', 'photos-asyncpatch-0'],
 }
 SHIPS = [*STAGES[1], *STAGES[2][:3]]
-BUDGET = 24*2**20                                   # bytes of the leaves weights that ship, together; design.md
+BUDGET = 24*2**20                                   # bytes of the leaves weights of 32 and 64 pixels that ship, together; leaves16 is in design.md's reserve
 HELD_OUT = {'leaves': lambda device: leaves(32, 'held_out', device=device), 'leaves64': lambda device: leaves(64, 'held_out', device=device),
             'leaves and photos': lambda device: TakingTurns((leaves(32, 'held_out', device=device), photo_crops(32, 'held_out', label=10, device=device)))}
 FULL = dict(n=10_000, watched=1_000, points=51, levels=50, inpaint=256, bound=256, checkpoints=10, matmul=8192)
@@ -311,16 +311,18 @@ def plan(names, args, peak):
         if not done: total, minutes = total + steps*settings['batch']*training, minutes + lasts + OVERHEAD*(args.smoke is False)
         shipping += half*(name in SHIPS)
         print(f"{name:32}{parameters/1e6:10.2f}M{half:10.2f}{training/1e9:10.2f}{lasts:8.2f}{steps:9,}{steps*settings['batch']/1e6:7.2f}M  {'finished' if done else 'to do'}{', ships' if name in SHIPS else ''}")
-    print(f"to do: {price(total)}; about {minutes:.0f} minutes with {OVERHEAD} beside each training, if 30 % of a matrix product's {peak/1e12:,.3g} Top/s is reached\nships: {shipping:.1f} MiB of {BUDGET/2**20:.0f}, with what is in the package of other leaves {others():.1f} MiB")
+    print(f"to do: {price(total)}; about {minutes:.0f} minutes with {OVERHEAD} beside each training, if 30 % of a matrix product's {peak/1e12:,.3g} Top/s is reached\nships: {shipping:.1f} MiB of {BUDGET/2**20:.0f}, with what is in the package of other leaves {others(SHIPPED, SHIPS)/2**20:.1f} MiB")
 
 
-def others(): return sum(path.stat().st_size for path in SHIPPED.glob('leaves*.safetensors') if path.stem not in SHIPS)/2**20
+def others(package, but):
+    "Bytes of the leaves weights in a package that count towards the budget."
+    return sum(path.stat().st_size for path in package.glob('leaves*.safetensors') if path.stem not in but and not path.stem.startswith('leaves16-'))
 
 
 def ship(args):
     "Copy what is finished into the package, each with a card; nothing better is replaced, and not more than the budget."
     chosen = {name: record for name in SHIPS if (record := finished(name, args)) is not None}
-    total = sum(record.with_suffix('.safetensors').stat().st_size for record in chosen.values()) + sum(path.stat().st_size for path in args.package.glob('leaves*.safetensors') if path.stem not in chosen)
+    total = sum(record.with_suffix('.safetensors').stat().st_size for record in chosen.values()) + others(args.package, chosen)
     if total > BUDGET: raise SystemExit(f'{total/2**20:.1f} MiB of weights are more than {BUDGET/2**20:.0f}: take others out first')
     for name, path in chosen.items():
         record, target = json.loads(path.read_text()), args.package/f'{name}.safetensors'
