@@ -22,7 +22,7 @@ function openFigure(image) {
   dialog.showModal();
 }
 window.addEventListener('load', () => {
-  for (const image of document.querySelectorAll('.bd-article figure img, .bd-article div.cell_output img')) {
+  for (const image of document.querySelectorAll('.bd-article img:not(.banner)')) {
     if (image.naturalWidth <= 1.15 * image.clientWidth || image.closest('a')) continue;
     image.classList.add('zooms');
     image.title = 'Show larger';
