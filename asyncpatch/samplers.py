@@ -43,19 +43,19 @@ def ddim_coefficients(t:Tensor, # times now, any shape
     """The step @eq-step with $\\kappa=1-c(1-r)$ as a sum: $(\\alpha_s-b\\alpha_t,\\ b,\\ \\sigma_s\\sqrt{1-\\kappa^2})$ with $b=\\kappa\\sigma_s/\\sigma_t$.
 
     Raises `ValueError` where s > t."""
-    gap, arrived = t - s, None if _ends_clean(schedule) else s == 0
-    nearest = gap.min().item()
+    moving, arrived = t - s, None if _ends_clean(schedule) else s == 0
+    nearest = moving.min().item()
     if nearest < 0: raise ValueError("s must not be later than t: a step removes noise")
     if nearest == 0:                                        # pixels that stay: any times that divide well, and no change below
-        moving, one = gap.sign_(), torch.ones_like(gap[..., :1, :1])
+        moving, one = moving.sign_(), torch.ones_like(moving[..., :1, :1])
         t, s = torch.lerp(one, t, moving), torch.lerp(one/2, s, moving)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    ratio = sigma_s/sigma_t
-    kappa = (1 - stochasticity) + stochasticity*(ratio*alpha_t/alpha_s)
-    kept = kappa*ratio
-    of_x0, of_noise = torch.addcmul(alpha_s, kept, alpha_t, value=-1), sigma_s*(1 - kappa*kappa).clamp(min=0).sqrt()
+    kept = sigma_s/sigma_t
+    lost = (kept*alpha_t).div_(alpha_s).sub_(1).mul_(-stochasticity)                # 1 - kappa
+    kept.addcmul_(kept, lost, value=-1)
+    of_x0, of_noise = torch.addcmul(alpha_s, kept, alpha_t, value=-1), (2 - lost).mul_(lost).clamp_(min=0).sqrt_().mul_(sigma_s)
     if arrived is not None: of_x0, kept, of_noise = torch.where(arrived, 1, of_x0), kept.masked_fill(arrived, 0), of_noise.masked_fill(arrived, 0)
-    if nearest == 0: of_x0, kept, of_noise = of_x0*moving, torch.lerp(one, kept, moving), of_noise*moving
+    if nearest == 0: of_x0, kept, of_noise = of_x0.mul_(moving), torch.lerp(one, kept, moving), of_noise.mul_(moving)
     return of_x0, kept, of_noise
 
 # %% ../nbs/library/13_samplers.ipynb #0d300ac9
