@@ -32,7 +32,7 @@ reproduce: setup ## the main job: figures and tables into figures/, then the sit
 	@$(BIN)/asyncpatch reproduce --scale $(SCALE); status=$$?; \
 	if [ $$status -le 1 ]; then $(BIN)/python tools/build_docs.py --executed runs/$(SCALE)/notebooks || status=$$?; fi; exit $$status
 
-full: setup ## the full records behind the products that ship (an hour on two cores)
+full: setup ## the full records behind the products that ship (two hours on two cores)
 	$(BIN)/asyncpatch reproduce --scale $(SCALE) --full
 
 test: setup ## exported, clean, every notebook run, every law asserted

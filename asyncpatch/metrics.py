@@ -7,13 +7,13 @@ __all__ = ['DIGITS_FEATURES', 'LEAVES_FEATURES', 'PUBLISHED', 'LPIPS_SMALLEST', 
            'frechet_of_statistics', 'read_statistics', 'kernel_distance', 'transport_cost', 'sliced_wasserstein',
            'region_mean', 'mean_error', 'psnr', 'ssim', 'paired_feature_distance', 'DigitsFeatures', 'shift_digits',
            'train_features', 'class_loss', 'train_digits_features', 'accuracy', 'save_digits_features',
-           'digits_features', 'embed', 'set_distances', 'resampled', 'bootstrap', 'set_spread', 'mean_and_error',
-           'matched', 'Extrapolation', 'extrapolate', 'nearest_distance', 'LeavesFeatures', 'degraded', 'leaves_loss',
-           'train_leaves_features', 'leaves_card', 'save_leaves_features', 'leaves_features', 'metric_weights',
-           'available', 'how_to_fetch', 'read_weights', 'fetch', 'like_tensorflow', 'like_pytorch_fid', 'Inception',
-           'inception', 'published_distances', 'lpips_network', 'lpips_distance', 'lpips_of_unit_range',
-           'published_lpips', 'patches', 'patch_distance', 'band_power', 'spectrum_distance', 'seam_error',
-           'nearest_patch', 'copy_rate']
+           'digits_features', 'embed', 'set_distances', 'embed_region', 'resampled', 'bootstrap', 'set_spread',
+           'mean_and_error', 'matched', 'Extrapolation', 'extrapolate', 'nearest_distance', 'LeavesFeatures',
+           'degraded', 'leaves_loss', 'train_leaves_features', 'leaves_card', 'save_leaves_features', 'leaves_features',
+           'metric_weights', 'available', 'how_to_fetch', 'read_weights', 'fetch', 'like_tensorflow',
+           'like_pytorch_fid', 'Inception', 'inception', 'published_distances', 'lpips_network', 'lpips_distance',
+           'lpips_of_unit_range', 'published_lpips', 'patches', 'patch_distance', 'band_power', 'spectrum_distance',
+           'seam_error', 'nearest_patch', 'copy_rate']
 
 # %% ../nbs/library/19_metrics.ipynb #12b5ac07
 from collections import OrderedDict
@@ -314,6 +314,22 @@ def set_distances(a:Tensor, # features of one set, (N, D), usually samples
     "The three distances between sets under names that say which features they were measured with."
     values = {'FD': frechet_distance(a, b), 'KD': kernel_distance(a, b), 'SWD': sliced_wasserstein(a, b, generator=torch.Generator().manual_seed(seed))}
     return {f'{metric} (features: {name})': value.item() for metric, value in values.items()}
+
+# %% ../nbs/library/19_metrics.ipynb #e46d658b
+def embed_region(layers:Callable, # maps images to a sequence of activations (B, D, H', W')
+    x:Tensor, # images, (N, C, H, W)
+    where:Tensor, # True for the pixels that count, (N, 1, H, W)
+    batch:int=500, # images at a time
+)->Tensor: # features, (N, D), double
+    """The deepest activations averaged over a region of each image, each by its share of the pixels that count.
+
+    Raises `ValueError` for a region of another size than the images and for an image of which no pixel counts."""
+    if where.shape != (len(x), 1, *x.shape[-2:]): raise ValueError(f"where must be {(len(x), 1, *x.shape[-2:])}, one mask for each image, got {tuple(where.shape)}")
+    def region(part, share):
+        last = layers(part)[-1]
+        share = F.adaptive_avg_pool2d(share.to(last.dtype), last.shape[-2:])
+        return torch.stack([region_mean(channel, share) for channel in last.split(1, 1)], 1)
+    with torch.no_grad(): return torch.cat([region(part, share) for part, share in zip(x.split(batch), where.split(batch))]).double()
 
 # %% ../nbs/library/19_metrics.ipynb #083628ce
 def resampled(a, b, repeats, generator):

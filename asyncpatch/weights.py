@@ -68,6 +68,7 @@ def load_tensors(path:str|Path, # a safetensors file written by `save_tensors`
             about = json.loads((f.metadata() or {}).get('asyncpatch', 'null'))
             tensors = {k: f.get_tensor(k).to(device) for k in f.keys()}
     except (SafetensorError, ValueError) as e: raise ValueError(f"{path} is damaged or no safetensors file ({e})") from e
+    except RuntimeError as e: raise FileNotFoundError(f"no weights at {path} ({e})") from e      # moved away in this instant
     if about is None: raise ValueError(f"{path} is a safetensors file, but not one of asyncpatch: its header does not say what it holds")
     return tensors, about
 

@@ -15,7 +15,7 @@ from asyncpatch.runs import SCALES, _model_folder, checkout, load_record
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, card, load, save, write_atomically
 
-BUDGET = {'digits': 8*2**20, 'leaves': 24*2**20}    # bytes of all models of a scale together; design.md
+BUDGETS = {8: [('digits',), ('leaves16',)], 24: [('leaves', 'leaves64', 'photos')]}    # MiB of the models of scales together; design.md, leaves16 in its reserve
 
 
 def numbers(scale, name, seed):
@@ -51,7 +51,8 @@ if __name__ == '__main__':
     parser.add_argument('--single', action='store_true', help='store as they are instead of in float16')
     args = parser.parse_args()
     written = [ship(args.scale, name, seed, None if args.single else torch.float16) for name in args.names for seed in args.seeds]
-    family = args.scale.rstrip('0123456789')
-    total = sum(path.stat().st_size for path in SHIPPED.glob(f'{family}*.safetensors'))
-    print(f'{family}: {total/2**20:.1f} MiB of {BUDGET[family]/2**20:.0f}' if family in BUDGET else f'{family}: {total/2**20:.1f} MiB')
-    sys.exit(None in written or total > BUDGET.get(family, total))
+    for most, scales in [(most, scales) for most, families in BUDGETS.items() for scales in families if args.scale in scales]:
+        total = sum(path.stat().st_size for scale in scales for path in SHIPPED.glob(f'{scale}-*.safetensors'))/2**20
+        print(f'{" and ".join(scales)}: {total:.1f} MiB of {most}')
+        if total > most: sys.exit(1)
+    sys.exit(None in written)
