@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'FiLM', 'ResidualBlock', 'rotate', 'Attention',
-           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
+           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters', 'few_times']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 import ctypes
 import math
 import sys
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable
+from .timesteps import TimeTable, distinct_times
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
@@ -326,6 +327,15 @@ class UNet(nn.Module):
 def count_parameters(net:nn.Module)->int:
     "Number of trainable numbers in a network."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+# %% ../nbs/library/15_unet.ipynb #2d3abd64
+def few_times(net:UNet, # whose fields of times hold few different ones: inpainting, one row after the other
+)->Callable: # `(z, t, label, condition)`, the same function as the network
+    "The network given the table of a field: `net(z, distinct_times(t), label)`; one time per image stays as it is."
+    def looked_up(z, t, label=None, condition=None):
+        few = t if isinstance(t, TimeTable) or t.shape[-2:] == (1, 1) else distinct_times(t, len(net.down) - 1)
+        return net(z, few, label, condition)
+    return looked_up
 
 # %% ../nbs/library/15_unet.ipynb #52e4379f
 _toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True, size=64)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from asyncpatch.timesteps import asyncpatch, distinct_times, synchronous, tabulated, td_paint
-from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet, count_parameters
+from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet, count_parameters, few_times
 
 from throughput import PAPER, SHAPES, built, evaluate, in_peers_environment, machine, paired, train
 
@@ -102,6 +102,7 @@ def cases(net, config, batch, size):
         field = t if torch.is_tensor(t) else t.field()
         if title in ('default mixture', 'inpainting'): found[f'{title}, naive'] = (plain, field)
         if title in ('patches from 2 pixels', 'default mixture', 'every pixel', 'inpainting'): found[f'{title}, field'] = (net, field)
+        if title == 'inpainting': found[f'{title}, few_times'] = (few_times(net), field)
         if not torch.is_tensor(t): found[f'{title}, table'] = (net, t)
     call = lambda n, t: lambda z: n(z, t, label)
     of = lambda left_out: {title: (n, call(n, t)) for title, (n, t) in found.items() if not title.startswith(left_out)}
@@ -136,7 +137,8 @@ def main(repeats=41, *names):
         entry['parameters'] = {'ours': count_parameters(net), **{k: count_parameters(n) for k, (n, _) in peers.items()}}
         for work, ways in cases(net, config, batch, size).items():
             ways |= {title: (n, partial(lambda c, z: c(z, one), c)) for title, (n, c) in peers.items()}
-            for n, _ in ways.values(): n.train(work == 'training')
+            for n, _ in ways.values():
+                if isinstance(n, nn.Module): n.train(work == 'training')
             do = {title: partial(train, n, lambda z, t, c=c: c(z), z, one) if work == 'training' else partial(evaluate, lambda z, t, c=c: c(z), z, one) for title, (n, c) in ways.items()}
             entry[work] = paired(do, 'one time', repeats)
             print(f'\n{name}, {work}: time relative to one time per image: median of {repeats} pairs and its 95 % interval')

@@ -130,7 +130,7 @@ def paired(works, yardstick, repeats):
 def summary(ratios, seconds):
     "Median ratio, an interval that holds the true median with 95 per cent (order statistics), and median milliseconds."
     ratios, out = sorted(ratios), int(binom.ppf(.025, len(ratios), .5))
-    return dict(ratio=statistics.median(ratios), low=ratios[out], high=ratios[-1 - out], milliseconds=1e3*statistics.median(seconds))
+    return dict(ratio=statistics.median(ratios), low=ratios[out], high=ratios[-1 - out], milliseconds=1e3*statistics.median(seconds), pairs=len(ratios))
 
 
 def machine():
