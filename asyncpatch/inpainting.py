@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'native', 'imputation_step', 'imputation', 'repaint_schedule', 'repaint_step', 'repaint', 'mcg_step', 'mcg',
            'ddrm_step', 'ddrm', 'ddnm_step', 'ddnm', 'deqir', 'rad', 'inpainting_condition', 'supervised', 'informed',
-           'biharmonic', 'Meter', 'Measured', 'measure', 'oracle_comparison', 'who_is_right', 'draw_who_is_right',
-           'fill_picture']
+           'biharmonic', 'Meter', 'Measured', 'measure', 'in_latents', 'oracle_comparison', 'who_is_right',
+           'draw_who_is_right', 'fill_picture']
 
 # %% ../nbs/library/21_inpainting.ipynb #42e7104f
 from collections.abc import Callable
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .joint import Gaussian, GaussianMixture, Generators, corrupt, randn, toy_gaussian, toy_mixture
-from .masks import check_known
+from .masks import check_known, latent_known
 from .samplers import Windowed, ancestral_step, ddim_step, ddim_update, forward_jump, propagate, sample
 from .schedules import Denoiser, rectified_flow
 from .spatial import inpainting, synchronous, time_grid
@@ -457,6 +457,12 @@ class Measured(NamedTuple):
     rounds:int       # calls one after another
     seconds:float    # wall time for the batch
 
+def _named(method):
+    "A method, by its name or as it is."
+    if not isinstance(method, str): return method
+    if method not in METHODS: raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return METHODS[method]
+
 def measure(method:Callable|str, # an inpainting method, or its name in `METHODS`
     denoiser:Callable|None, # as the method wants it
     x:Tensor, # images, (B, C, H, W); unknown pixels are not read
@@ -468,13 +474,30 @@ def measure(method:Callable|str, # an inpainting method, or its name in `METHODS
     """Run a method and report its price.
 
     Raises `ValueError` for a name that is not in `METHODS`, and what the method raises."""
-    if isinstance(method, str):
-        if method not in METHODS: raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        method = METHODS[method]
-    meter, start = Meter(denoiser), perf_counter()
+    method, meter, start = _named(method), Meter(denoiser), perf_counter()
     images = method(meter, x, known, label, generator, **parameters)
     if x.device.type != 'cpu': torch.accelerator.synchronize(x.device)
     return Measured(images, meter.evaluations/len(x), meter.gradients/len(x), meter.rounds, perf_counter() - start)
+
+# %% ../nbs/library/21_inpainting.ipynb #2e75b632
+def in_latents(method:Callable|str, # an inpainting method, or its name in `METHODS`
+    autoencoder:Callable, # such as an `Autoencoder`: has `encode(x, known).latents`, `decode(latents)` and a `factor`, pixels per cell along each axis
+    share:float=1., # of a cell's pixels that must be known for it to be known, in (0, 1]
+    paste:bool=True, # put the known pixels back; False shows what the decoder made of them
+)->Callable: # a method `(denoiser, x, known, label, generator, **parameters)` for images, whose denoiser is one of latents
+    """A method from pixels to pixels through latents: $\\mathbf m\\,\\mathbf x+(1-\\mathbf m)\\,D(M(E(\\mathbf m\\,\\mathbf x,\\mathbf m),\\mathbf m_\\downarrow))$ (@eq-in-latents; paper §5.2, App. F).
+
+    Where no cell is known the method is given nothing: it generates. Raises `ValueError` for an unknown name, a share outside (0, 1] and sizes that the factor does not divide, `TypeError` for what is no autoencoder, and what the method raises."""
+    method = _named(method)
+    if missing := [name for name in ('encode', 'decode', 'factor') if not hasattr(autoencoder, name)]: raise TypeError(f"autoencoder must have encode, decode and factor, got {type(autoencoder).__name__} without {', '.join(missing)}")
+    def through(denoiser, x, known, label=None, generator=None, **parameters):
+        given = _given(x, known)
+        cells = latent_known(known, autoencoder.factor, share)
+        with torch.no_grad(): latents = autoencoder.encode(given, known).latents
+        filled = method(denoiser, latents, cells, label, generator, **parameters)
+        with torch.no_grad(): image = autoencoder.decode(filled)
+        return torch.where(known, x, image) if paste else image
+    return through
 
 # %% ../nbs/library/21_inpainting.ipynb #218a469b
 def _law(oracle, method, x, known, parameters, n, seed):

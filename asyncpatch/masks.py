@@ -13,7 +13,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from .joint import Generators
 
@@ -297,9 +297,12 @@ def check_known(known:Tensor, # what should be True where a pixel is known, bool
 # %% ../nbs/library/10_masks.ipynb #c4bd30e5
 def latent_known(known:Tensor, # True where a pixel is known, bool, (N, 1, H, W)
     factor:int, # pixels per cell along each axis
-)->Tensor: # True where all pixels of a cell are known, bool, (N, 1, H / factor, W / factor)
-    """The mask of an autoencoder's latents: a cell is known if all its pixels are.
+    share:float=1., # of the pixels of a cell that must be known, in (0, 1]; 1 is safe, 1/2 a majority, 1/factor^2 any
+)->Tensor: # True where that share of a cell's pixels is known, bool, (N, 1, H / factor, W / factor)
+    """The mask of an autoencoder's latents: a cell is known if all its pixels are, or the `share` of them that is asked for.
 
-    Raises `ValueError` for sizes that the factor does not divide."""
+    Raises `ValueError` for sizes that the factor does not divide and for a share outside (0, 1]."""
     if factor < 1 or known.shape[-2] % factor or known.shape[-1] % factor: raise ValueError(f"factor must divide the height and width of known, got {factor} for {known.shape[-2]} x {known.shape[-1]}")
-    return max_pool2d((~known).float(), factor) == 0
+    if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share:g}")
+    seen = (avg_pool2d(known.float(), factor)*factor**2).round()
+    return seen >= share*factor**2 - 1e-6
