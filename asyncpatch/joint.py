@@ -131,6 +131,7 @@ class _CleanMixture:
         self.log_weights, self.means, self.covs = weights.log(), means.flatten(1), covs
         self.labels = torch.arange(len(means), device=means.device) if labels is None else torch.as_tensor(labels, device=means.device)
         if self.labels.shape != weights.shape: raise ValueError(f"labels must have shape {tuple(weights.shape)}, one per row of means, got {tuple(self.labels.shape)}")
+        if (self.labels < 0).any(): raise ValueError(f"labels must not be negative (-1 asks for no class), got {self.labels.tolist()}")
 
     @property
     def weights(self): return self.log_weights.exp()
@@ -188,14 +189,14 @@ class _NoisyMixture(_CleanMixture):
 
     def _log_weights(self, label):
         if label is None or self.labels is None: return self.log_weights
-        of_class = label[:, None] == self.labels                         # (B, K)
-        if not of_class.any(-1).all(): raise ValueError(f"label must be among {self.labels.unique().tolist()}, got {label.tolist()}")
+        of_class = (label[:, None] == self.labels) | (label[:, None] == -1)   # (B, K)
+        if not of_class.any(-1).all(): raise ValueError(f"label must be among {self.labels.unique().tolist()}, or -1 for no class, got {label.tolist()}")
         return self.log_weights.expand(of_class.shape).masked_fill(~of_class, -math.inf).log_softmax(-1)
 
     def log_prob(self,
         z:Tensor, # noisy data, (B, *shape)
         t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), or None for no class
+        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
     )->Tensor: # log-density in nats, (B,)
         "$\\log p(\\mathbf z_{\\mathbf t})$ (@eq-joint-noisy), with respect to Lebesgue measure on the coordinates that vary."
         log_lik, _, _ = _observe(*self._flat(z, t), self.means, self.covs)
@@ -204,7 +205,7 @@ class _NoisyMixture(_CleanMixture):
     def score(self,
         z:Tensor, # noisy data, (B, *shape)
         t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), or None for no class
+        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
     )->Tensor: # the score, of the shape of `z`; zero where nothing varies
         "$\\nabla\\log p(\\mathbf z_{\\mathbf t})=-\\sum_kr_k\\mathbf w_k$ (@eq-joint-noisy, @eq-joint-shares)."
         log_lik, _, w = _observe(*self._flat(z, t), self.means, self.covs)
@@ -219,7 +220,7 @@ class GaussianMixture(_NoisyMixture):
     def posterior_mean(self,
         z:Tensor, # noisy data, (B, *shape)
         t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), or None for no class
+        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
     )->Tensor: # the posterior mean of the clean data, of the shape of `z`
         "$\\mathbb E[\\mathbf x\\mid\\mathbf z_{\\mathbf t}]$ (@eq-joint-ends): the best denoiser there can be. At $t_i=0$ it is $\\mathbf z_i$, bit for bit."
         flat, alpha, sigma = self._flat(z, t)
@@ -234,7 +235,7 @@ class GaussianMixture(_NoisyMixture):
     def posterior(self,
         z:Tensor, # one noisy sample, without a batch
         t:Tensor, # times in [0, 1], broadcastable to `z`
-        label:Tensor|int|None=None, # class of the sample, or None for no class
+        label:Tensor|int|None=None, # class of the sample; None or -1 for no class
     )->'GaussianMixture': # the law of the clean data given `z`, of the same class
         "$p(\\mathbf x\\mid\\mathbf z_{\\mathbf t})$, an oracle again; coordinates at $t_i=0$ become constants."
         flat, alpha, sigma = self._flat(z[None], t[None] if t.ndim == z.ndim else t)
@@ -247,7 +248,7 @@ class GaussianMixture(_NoisyMixture):
     def condition(self,
         values:Tensor, # one clean sample, without a batch; only what is known of it matters
         known:Tensor, # True where observed, broadcastable to `values`
-        label:Tensor|int|None=None, # class of the sample, or None for no class
+        label:Tensor|int|None=None, # class of the sample; None or -1 for no class
     )->'GaussianMixture': # the law of the data given what is known, of the same class and shape
         "$p(\\mathbf x\\mid\\mathbf x_{\\mathrm{known}})$: the posterior with the known at $t=0$ and the missing at $t=1$."
         if known.dtype != torch.bool: raise TypeError(f"known must be a boolean tensor, True where observed, got {known.dtype}")

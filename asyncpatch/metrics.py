@@ -315,7 +315,7 @@ def set_distances(a:Tensor, # features of one set, (N, D), usually samples
     values = {'FD': frechet_distance(a, b), 'KD': kernel_distance(a, b), 'SWD': sliced_wasserstein(a, b, generator=torch.Generator().manual_seed(seed))}
     return {f'{metric} (features: {name})': value.item() for metric, value in values.items()}
 
-# %% ../nbs/library/19_metrics.ipynb #c44b923e
+# %% ../nbs/library/19_metrics.ipynb #e46d658b
 def embed_region(layers:Callable, # maps images to a sequence of activations (B, D, H', W')
     x:Tensor, # images, (N, C, H, W)
     where:Tensor, # True for the pixels that count, (N, 1, H, W)

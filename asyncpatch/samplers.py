@@ -43,19 +43,19 @@ def ddim_coefficients(t:Tensor, # times now, any shape
     """The step @eq-step with $\\kappa=1-c(1-r)$ as a sum: $(\\alpha_s-b\\alpha_t,\\ b,\\ \\sigma_s\\sqrt{1-\\kappa^2})$ with $b=\\kappa\\sigma_s/\\sigma_t$.
 
     Raises `ValueError` where s > t."""
-    gap, arrived = t - s, None if _ends_clean(schedule) else s == 0
-    nearest = gap.min().item()
+    moving = t - s
+    nearest = moving.min().item()
     if nearest < 0: raise ValueError("s must not be later than t: a step removes noise")
-    if nearest == 0:                                        # pixels that stay: any times that divide well, and no change below
-        moving, one = gap.sign_(), torch.ones_like(gap[..., :1, :1])
-        t, s = torch.lerp(one, t, moving), torch.lerp(one/2, s, moving)
+    if nearest == 0:                                                                # pixels that stay go from 1 to 0, (1, 0, 0), which is undone below
+        rest = 1 - moving.sign_()
+        t, s = torch.maximum(t, rest), s*moving
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    ratio = sigma_s/sigma_t
-    kappa = (1 - stochasticity) + stochasticity*(ratio*alpha_t/alpha_s)
-    kept = kappa*ratio
-    of_x0, of_noise = torch.addcmul(alpha_s, kept, alpha_t, value=-1), sigma_s*(1 - kappa*kappa).clamp(min=0).sqrt()
-    if arrived is not None: of_x0, kept, of_noise = torch.where(arrived, 1, of_x0), kept.masked_fill(arrived, 0), of_noise.masked_fill(arrived, 0)
-    if nearest == 0: of_x0, kept, of_noise = of_x0*moving, torch.lerp(one, kept, moving), of_noise*moving
+    kept = sigma_s/sigma_t
+    lost = (kept*alpha_t).div_(alpha_s).sub_(1).mul_(-stochasticity)                # 1 - kappa
+    kept.addcmul_(kept, lost, value=-1)
+    of_x0, of_noise = torch.addcmul(alpha_s, kept, alpha_t, value=-1), (2 - lost).mul_(lost).clamp_(min=0).sqrt_().mul_(sigma_s)
+    if not _ends_clean(schedule): of_x0, kept, of_noise = torch.where(s == 0, 1, of_x0), kept.masked_fill_(s == 0, 0), of_noise.masked_fill_(s == 0, 0)
+    if nearest == 0: of_x0, kept = of_x0.sub_(rest), kept.add_(rest)
     return of_x0, kept, of_noise
 
 # %% ../nbs/library/13_samplers.ipynb #0d300ac9
@@ -167,6 +167,11 @@ def _first(x, maps, shape, generator, schedule):
     alpha, sigma = schedule(maps)
     return torch.where(maps == 1, noise, alpha*x + sigma*noise)
 
+def _pieces(maps, elements=2**15):
+    "An array of maps, as it is and one step on, in pieces of about `elements` times, which stay in the cache."
+    many = max(1, elements//maps[0].numel())
+    return zip(maps[:-1].split(many), maps[1:].split(many))
+
 def _planned(maps, shape):
     "A checked plan: the map at a point, and which images move to get there (True: all; None: not known before)."
     like = torch.empty(shape, device='meta')
@@ -175,13 +180,16 @@ def _planned(maps, shape):
             t = maps(step, z, x0)
             return None if t is None else (check_times(t, like=like, name=f'maps at point {step}').reshape((1,)*(len(shape) - t.ndim) + t.shape), None)
         return plan
-    check_times(maps, name='maps')
-    if maps.ndim != 5 or len(maps) < 2: raise ValueError(f"maps must be (points, B or 1, 1, H, W) with two points or more, got {tuple(maps.shape)}")
+    if isinstance(maps, Tensor) and (maps.ndim != 5 or len(maps) < 2): raise ValueError(f"maps must be (points, B or 1, 1, H, W) with two points or more, got {tuple(maps.shape)}")
+    check_times(maps[[0, -1]] if isinstance(maps, Tensor) else maps, name='maps')          # and all between, as they never rise
     check_times(maps[0], like=like, name='maps')
-    change = maps.diff(dim=0).flatten(2)                    # (points - 1, b, HW)
-    rises = (change.amax((1, 2)) > 0).nonzero()
-    if len(rises): raise ValueError(f"maps must never rise from one point to the next, got a pixel that is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}")
-    moving = change.amin(2) < 0
+    change = ((s - t).flatten(2) for t, s in _pieces(maps))                                # (some points, b, HW)
+    highest, lowest = (torch.cat(parts) for parts in zip(*((some.amax((1, 2)), some.amin(2)) for some in change)))
+    rises = (~(highest <= 0)).nonzero()
+    if len(rises):
+        check_times(maps, name='maps')
+        raise ValueError(f"maps must never rise from one point to the next, got a pixel that is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}")
+    moving = lowest < 0
     moves = [True, *(True if every else row for every, row in zip(moving.all(1).tolist(), moving))]
     points = maps.unbind()
     return lambda step, z=None, x0=None: (points[step], moves[step]) if step < len(points) else None
@@ -207,12 +215,12 @@ def _checked(denoiser):
         return x0
     return ask
 
-def _factors(step, maps, schedule, elements=2**15):
-    "Factors of each step of DDIM along an array of maps, computed for many steps at once, as many as have `elements` times; None for other steps and plans."
+def _factors(step, maps, schedule):
+    "Factors of each step of DDIM along an array of maps, computed for many steps at once; None for other steps and plans."
     function, given = (step.func, step.keywords) if isinstance(step, partial) and not step.args else (step, {})
     if callable(maps) or function is not ddim_step or not given.keys() <= {'stochasticity'}: return repeat(None)
-    c, many = given.get('stochasticity', .25), max(1, elements//maps[0].numel())
-    some = (ddim_coefficients(t, s, c, schedule) for t, s in zip(maps[:-1].split(many), maps[1:].split(many)))
+    c = given.get('stochasticity', .25)
+    some = (ddim_coefficients(t, s, c, schedule) for t, s in _pieces(maps))
     return chain.from_iterable(zip(of_x0.unbind(), of_z.unbind(), of_noise.unbind() if c else repeat(None)) for of_x0, of_z, of_noise in some)
 
 def _move(denoiser, z, t, generator, label, of_x0, of_z, of_noise):

@@ -267,8 +267,8 @@ def asyncpatch_cleanest_cdf(t:Tensor, # where to evaluate, in [0, 1], any shape
 )->Tensor: # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
     "Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest); t_min = 0, t_max = 1, no cap."
     K, x = patches, t.double()
-    share = x.clamp(min=1e-300).unsqueeze(-1)**((torch.arange(300, dtype=torch.float64, device=t.device) + .5)/300)
-    low = -torch.special.xlogy(x, x)*((1 - share)**K/share).mean(-1)
+    j = torch.arange(1, K, dtype=torch.float64, device=t.device)
+    low = (1 - x)**K + K*(torch.special.xlogy(x, x) + x*((1 - x).unsqueeze(-1)**j/j).sum(-1))
     ratio = -torch.special.xlogy(1 - x, 1 - x) if K == 1 else K/(K - 1)*(1 - x)*(1 - (1 - x)**(K - 1))
     return 1 - (low + (1 - x)**K + ratio)/2
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
+from inspect import signature
 from itertools import count
 from pathlib import Path
 import copy
@@ -296,6 +297,15 @@ def _checkpoint(folder, state, config):
 # %% ../nbs/library/20_training.ipynb #40693b00
 def _plain(config): return json.loads(json.dumps(config))
 
+def _defaults(function):
+    "The default of every argument that has one."
+    return {name: argument.default for name, argument in signature(function).parameters.items() if argument.default is not argument.empty}
+
+def _as_of_today(theirs, ours, net, objective):
+    "A stored configuration with the defaults of what it could not know."
+    added = {**_defaults(fit), **(_defaults(type(objective)) if is_dataclass(objective) else {})}
+    return {**{k: describe(added[k]) for k in ours if k in added}, **theirs, 'net': {**_defaults(type(net)), **theirs.get('net', {})}}
+
 def _same_run(folder, ours, theirs):
     "Raise `ValueError` unless two configurations are one."
     ours, theirs = _plain(ours), _plain(theirs)
@@ -318,12 +328,12 @@ def _last_good(folder, main):
         return tensors, about
     if complaint is not None: raise ValueError(f"{complaint}; there is no other checkpoint to go on from: move it away to begin anew") from complaint
 
-def _resume(folder, state, config, main):
+def _resume(folder, state, config, objective, main):
     "Continue from the folder's last good checkpoint, if it has one."
     if (found := _last_good(folder, main)) is None: return
     tensors, about = found
     if 'config' not in about: raise ValueError(f"{folder/'checkpoint.safetensors'} is not a checkpoint of `fit`")
-    _same_run(folder, config, about['config'])
+    _same_run(folder, config, _as_of_today(about['config'], config, state.net, objective))
     state.load(tensors)
     state.step, state.steps, state.seconds, state.saved = about['step'], about['steps'], about['seconds'], about['step']
     if main: write_atomically(folder/'metrics.jsonl', ''.join(json.dumps(line) + '\n' for line in read_log(folder) if line['step'] <= state.step))
@@ -357,6 +367,13 @@ def _losses(net, objective, x, label, config, step, rank, ranks, device):
         else: yield objective(net, x[own], label[own], step_generator(config['seed'], step, rank*parts + k, source))
 
 # %% ../nbs/library/20_training.ipynb #fcbc8211
+def _compute_now(device):
+    "On XLA, have everything computed that was asked for so far; elsewhere it is under way."
+    if device.type != 'xla': return
+    import torch_xla
+    torch_xla.sync()
+
+# %% ../nbs/library/20_training.ipynb #0328fbf3
 def train_step(state:TrainingState, # network, average and optimiser
     accelerator:Accelerator, # where it runs
     objective:Objective|Callable, # what is learned
@@ -380,6 +397,7 @@ def train_step(state:TrainingState, # network, average and optimiser
     state.adam.zero_grad()
     state.ema.update(state.net, state.step)
     state.step += 1
+    _compute_now(device)
     return dict({name: torch.stack([one[name] for one in said]).mean() for name in said[0]}, norm=norm)
 
 # %% ../nbs/library/20_training.ipynb #2573c96b
@@ -425,7 +443,11 @@ def draw_samples(net:nn.Module, # predicts the velocity
     device = next(net.parameters()).device
     label = torch.arange(count, device=device)%net.classes if net.classes else None
     generator = torch.Generator(device if device.type in ('cpu', 'cuda') else 'cpu').manual_seed(seed)
-    return sample(Denoiser(net), together(points).to(device), (count, *shape), label=label, generator=generator)
+    def one_call(*given):
+        v = net(*given)
+        _compute_now(device)
+        return v
+    return sample(Denoiser(one_call), together(points).to(device), (count, *shape), label=label, generator=generator)
 
 # %% ../nbs/library/20_training.ipynb #cc7a68f8
 def _picture(x):
@@ -555,11 +577,11 @@ def _fresh(network, seed):
         torch.manual_seed(seed)
         return network()
 
-def _finished(folder, config, device='cpu'):
+def _finished(folder, config, net, objective, device='cpu'):
     "The network of a run that was finished before, if it is this one."
     if not (folder/'weights.safetensors').is_file(): return None
     found = load(folder, device)
-    theirs = {k: found.about[k] for k in config if k in found.about}
+    theirs = _as_of_today({k: found.about[k] for k in config if k in found.about}, config, net, objective)
     _same_run(folder, config, theirs if config['steps'] is not None else dict(theirs, steps=None))
     return found
 
@@ -606,10 +628,10 @@ def fit(folder:str|Path, # of the run; taken up again if it has been begun
                   clip=clip, ema=ema, accumulate=accumulate, precision=precision, **({'minutes': minutes} if steps is None else {}))
     accelerator = Accelerator()
     _check_settings(config, steps, minutes, accelerator.num_processes)
-    if (found := _finished(folder, config, accelerator.device)) is not None: return found
+    if (found := _finished(folder, config, net, objective, accelerator.device)) is not None: return found
     device = _device(accelerator)
     state = TrainingState(_fresh(network, seed).to(device), ema, lr, steps)
-    _resume(folder, state, config, accelerator.is_main_process)
+    _resume(folder, state, config, objective, accelerator.is_main_process)
     state.model, state.adam = accelerator.prepare(state.net, state.adam) if device == accelerator.device else (state.net, state.adam)
     if compiled: state.model = torch.compile(state.model)
     state.model.train()

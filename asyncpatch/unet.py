@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'FiLM', 'ResidualBlock', 'rotate', 'Attention',
-           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
+           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters', 'few_times']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 import ctypes
 import math
 import sys
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable
+from .timesteps import TimeTable, distinct_times
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
@@ -147,14 +148,14 @@ class Attention(nn.Module):
     """Multi-head self-attention over pixels with QK normalisation, added to its input; starts as the identity.
 
     Raises `ValueError` for channels that do not divide into heads, and for heads that rotation cannot halve twice."""
-    def __init__(self, channels:int, head_width:int=32, rope:bool=False):
+    def __init__(self, channels:int, head_width:int=32, rope:bool=False, scale:float=8.):
         super().__init__()
         self.heads, self.rope = max(1, channels//head_width), rope
         if channels%self.heads: raise ValueError(f"channels must divide into {self.heads} heads, got {channels}")
         if rope and channels//self.heads%4: raise ValueError(f"heads must have a width that 4 divides for rotation, got {channels//self.heads}")
         self.norm = RMSNorm(channels)
         self.qkv = nn.Linear(channels, 3*channels)
-        self.log_scale = nn.Parameter(torch.full((self.heads, 1, 1), math.log(8.)))
+        self.log_scale = nn.Parameter(torch.full((self.heads, 1, 1), math.log(scale)))
         self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -176,7 +177,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.width = width
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.label = nn.Embedding(classes, width) if classes else None
+        self.label = nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False) if classes else None    # the default's numbers; on the meta device it costs a second less
 
     def forward(self,
         t:Tensor, # times, (B, h, w)
@@ -188,6 +189,12 @@ class Embedding(nn.Module):
         return F.gelu(e + vector[:, None, None])
 
 # %% ../nbs/library/15_unet.ipynb #2882c500
+def _first_scale(size, level):
+    "Where the scale of attention starts at a level: $\\log_2(L^2-L)$ over its $L$ pixels; 8 where the size is not known."
+    if size is None: return 8.
+    pixels = max(4, (size >> level)**2)
+    return math.log2(pixels**2 - pixels)
+
 def _level(widths, embedding, attention, dropout, channels_in, blocks):
     "Residual blocks of one level, each followed by attention where `attention` holds its options."
     layers = nn.ModuleList()
@@ -231,22 +238,24 @@ class UNet(nn.Module):
         resampling:str='plain', # how the resolution changes: plain (average, repeat), or residual (the same inside a residual block)
         head_width:int=32, # features of a head of attention
         rope:bool=False, # rotate queries and keys by their places
+        size:int|None=None, # side of the images to come, for the first scale of attention; 8 if not given
     ):
         super().__init__()
         if resampling not in ('plain', 'residual'): raise ValueError(f"resampling must be 'plain' or 'residual', got {resampling!r}")
         self.config = dict(channels=channels, base=base, multipliers=list(multipliers), blocks=list(blocks), middle=middle,
                            attention=list(attention), classes=classes, embedding=embedding, dropout=dropout if isinstance(dropout, (int, float)) else list(dropout),
-                           reduction=reduction, condition=condition, outputs=outputs, resampling=resampling, head_width=head_width, rope=rope)
+                           reduction=reduction, condition=condition, outputs=outputs, resampling=resampling, head_width=head_width, rope=rope, size=size)
         self.channels, self.classes, self.condition, self.reduction = channels, classes, condition, reduction
-        widths, e, heads = [base*m for m in multipliers], embedding or base, dict(head_width=head_width, rope=rope)
+        widths, e = [base*m for m in multipliers], embedding or base
         before, last = [base, *widths[:-1]], len(widths) - 1
         drop = [dropout]*len(widths) if isinstance(dropout, (int, float)) else list(dropout)
         if not len(widths) == len(blocks) == len(drop): raise ValueError(f"multipliers, blocks and dropout must be as many as levels, got {len(widths)}, {len(blocks)} and {len(drop)}")
-        attend = [heads if i in attention else None for i in range(len(widths))]
+        heads = [dict(head_width=head_width, rope=rope, scale=_first_scale(size, i)) for i in range(len(widths))]
+        attend = [heads[i] if i in attention else None for i in range(len(widths))]
         self.embed = Embedding(e, classes)
         self.first = nn.Conv2d(channels + condition, base, 3, padding=1)
         self.down = nn.ModuleList(_level(w, e, attend[i], drop[i], before[i], [0]*blocks[i]) for i, w in enumerate(widths))
-        self.middle = _level(widths[-1], e, heads, drop[-1], widths[-1], [0]*middle)
+        self.middle = _level(widths[-1], e, heads[-1], drop[-1], widths[-1], [0]*middle)
         self.up = nn.ModuleList(_level(w, e, attend[i], drop[i], widths[min(i + 1, last)], [w]*blocks[i] + [before[i]]) for i, w in enumerate(widths))
         self.halving, self.doubling = None, None
         if resampling == 'residual':
@@ -319,8 +328,17 @@ def count_parameters(net:nn.Module)->int:
     "Number of trainable numbers in a network."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
+# %% ../nbs/library/15_unet.ipynb #2d3abd64
+def few_times(net:UNet, # whose fields of times hold few different ones: inpainting, one row after the other
+)->Callable: # `(z, t, label, condition)`, the same function as the network
+    "The network given the table of a field: `net(z, distinct_times(t), label)`; one time per image stays as it is."
+    def looked_up(z, t, label=None, condition=None):
+        few = t if isinstance(t, TimeTable) or t.shape[-2:] == (1, 1) else distinct_times(t, len(net.down) - 1)
+        return net(z, few, label, condition)
+    return looked_up
+
 # %% ../nbs/library/15_unet.ipynb #52e4379f
-_toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True)
+_toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True, size=64)
 PAPER_UNETS = {
     '60M': dict(_toolbox, base=128, multipliers=(1, 2, 3, 3), blocks=(1, 2, 2, 2), middle=1),
     '620M': dict(_toolbox, base=256, multipliers=(1, 2, 3, 4), blocks=(4, 4, 4, 4), middle=3),

@@ -3,15 +3,16 @@
     python benchmarks/many_clocks.py [REPEATS] [digits] [60M]
 
 Three ways with the same weights: the naive one (an embedding and a projection at every pixel for every block), ours
-given a field, and ours given a table of times. On one core, in turn, in this process; processor time, so that neighbours
-on the machine disturb little. Where the environment of throughput.py has been made, the peers' networks are in the
-same run. The result is stored beside this file, and the page of the UNet shows it.
+given a field, and ours given a table of times; and what no implementation can avoid where pixels have times of their
+own (`floor`): a scale and a shift that differ from pixel to pixel, read and applied, but come from nowhere. Beside them
+the peers' networks with the same features, in the environment that throughput.py makes. On one core, in this process;
+processor time, each measurement beside one of the yardstick. The result is stored beside this file, and the page of the
+UNet shows it.
 """
 from functools import partial
 from pathlib import Path
 import copy
 import json
-import statistics
 import sys
 
 import torch
@@ -19,9 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from asyncpatch.timesteps import asyncpatch, distinct_times, synchronous, tabulated, td_paint
-from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet
+from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet, count_parameters, few_times
 
-from throughput import SHAPES, built, interleaved, machine, ratios, train, evaluate
+from throughput import PAPER, SHAPES, built, evaluate, in_peers_environment, machine, paired, train
 
 HERE = Path(__file__).parent
 NETWORKS = {
@@ -47,6 +48,22 @@ class NaiveFiLM(FiLM):
         weight, bias = torch.cat([self.scale.weight, self.shift.weight]), torch.cat([self.scale.bias, self.shift.bias])
         scale, shift = F.conv2d(F.gelu(e).permute(0, 3, 1, 2), weight[..., None, None], bias).permute(0, 2, 3, 1).chunk(2, -1)
         return h*scale + shift
+
+
+class FloorFiLM(FiLM):
+    "Scale and shift of every pixel at hand: what remains is to read them, to apply them, and to give them a gradient."
+    def forward(self, h, e, index=None):
+        if not hasattr(self, 'maps'): self.maps = [nn.Parameter(torch.randn(h.shape)) for _ in range(2)]
+        for m in self.maps: m.grad = None
+        return torch.addcmul(self.maps[1], h, self.maps[0])
+
+
+def floor(net:nn.Module)->nn.Module:
+    "The network with nothing to compute for its times but their application."
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, FiLM): module.__class__ = FloorFiLM
+    return net
 
 
 def naive(net:nn.Module)->nn.Module:
@@ -75,7 +92,35 @@ def times(batch, size, halvings):
     return table(synchronous).values.view(-1, 1, 1, 1), fields
 
 
-def main(repeats=9, *names):
+def cases(net, config, batch, size):
+    "Every call that is timed: its title, the network, and the call of noisy images, for training and for evaluation."
+    label = torch.randint(0, config['classes'], (batch,))
+    one, fields = times(batch, size, len(net.down) - 1)
+    plain, bare = naive(net), floor(net)
+    found = {'one time': (net, one), 'default mixture, floor': (bare, one), 'inpainting, floor': (bare, one)}
+    for title, t in fields.items():
+        field = t if torch.is_tensor(t) else t.field()
+        if title in ('default mixture', 'inpainting'): found[f'{title}, naive'] = (plain, field)
+        if title in ('patches from 2 pixels', 'default mixture', 'every pixel', 'inpainting'): found[f'{title}, field'] = (net, field)
+        if title == 'inpainting': found[f'{title}, few_times'] = (few_times(net), field)
+        if not torch.is_tensor(t): found[f'{title}, table'] = (net, t)
+    call = lambda n, t: lambda z: n(z, t, label)
+    of = lambda left_out: {title: (n, call(n, t)) for title, (n, t) in found.items() if not title.startswith(left_out)}
+    return dict(training=of(('inpainting', 'autoregressive')), evaluation=of(('patches', 'TD-Paint')))
+
+
+def difference(net, z, label, fields):
+    "Largest difference between the naive way and ours, fields and tables, relative to the largest answer."
+    plain, net, worst = naive(net).eval(), net.eval(), 0.
+    with torch.no_grad():
+        for t in fields.values():
+            want = plain(z, t if torch.is_tensor(t) else t.field(), label)
+            worst = max(worst, float((net(z, t, label) - want).abs().max()/want.abs().max()))
+    return worst
+
+
+def main(repeats=41, *names):
+    in_peers_environment()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     path = HERE/'many_clocks.json'
@@ -83,29 +128,23 @@ def main(repeats=9, *names):
     for name in names or NETWORKS:
         config, batch, size = NETWORKS[name]
         net = awake(UNet(**config))
-        plain = naive(net)
-        z, label = torch.randn(batch, config['channels'], size, size), torch.randint(0, config['classes'], (batch,))
-        one, fields = times(batch, size, len(net.down) - 1)
-        calls = {'one time': (net, one)}
-        for title, t in fields.items():
-            field = t if torch.is_tensor(t) else t.field()
-            if title in ('default mixture', 'inpainting'): calls[f'{title}, naive'] = (plain, field)
-            if title in ('patches from 2 pixels', 'default mixture', 'every pixel', 'inpainting'): calls[f'{title}, field'] = (net, field)
-            if not torch.is_tensor(t): calls[f'{title}, table'] = (net, t)
-        works = dict(training={k: v for k, v in calls.items() if not k.startswith(('inpainting', 'autoregressive'))},
-                     evaluation={k: v for k, v in calls.items() if not k.startswith(('patches', 'TD-Paint'))})
+        z, one = torch.randn(batch, config['channels'], size, size), torch.rand(batch)
         entry = dict(machine(), repeats=repeats, batch=batch, size=size)
-        networks = {k: v for k, v in built(SHAPES['digits, 8x8'])[0].items() if not k.startswith('ours')} if name == 'digits' else {}
-        entry['agree'] = max(float((net(z, f, label) - plain(z, f if torch.is_tensor(f) else f.field(), label)).detach().abs().max()) for f in fields.values())
-        net.train(), plain.train()
-        for work, cases in works.items():
-            do = {k: partial(train, n, lambda z, t, n=n: n(z, t, label), z, t) if work == 'training' else partial(evaluate, lambda z, t, n=n: n(z, t, label), z, t) for k, (n, t) in cases.items()}
-            do |= {f'{k} (one time)': partial(train, n, c, z, one.view(-1)) if work == 'training' else partial(evaluate, c, z, one.view(-1)) for k, (n, c) in networks.items()}
-            entry[work] = ratios(interleaved(do, repeats), 'one time')
-            print(f'\n{name}, {work}: time relative to one time per image, {repeats} repeats: median (lowest to highest)')
-            for title, v in entry[work].items(): print(f"{title:34}{v['ratio']:6.3f} ({v['lowest']:.3f} to {v['highest']:.3f}) {v['milliseconds']:9.1f} ms")
+        entry['difference'] = difference(net, z, torch.zeros(batch, dtype=torch.long), times(batch, size, len(net.down) - 1)[1])
+        peers, entry['errors'] = built(PAPER if name == '60M' else SHAPES['digits, 8x8'])
+        peers = {f'{k} (one time)': v for k, v in peers.items() if not k.startswith('ours')}
+        if 'spatialreasoners (one time)' in peers: peers['spatialreasoners (a time for every pixel)'] = peers.pop('spatialreasoners (one time)')
+        entry['parameters'] = {'ours': count_parameters(net), **{k: count_parameters(n) for k, (n, _) in peers.items()}}
+        for work, ways in cases(net, config, batch, size).items():
+            ways |= {title: (n, partial(lambda c, z: c(z, one), c)) for title, (n, c) in peers.items()}
+            for n, _ in ways.values():
+                if isinstance(n, nn.Module): n.train(work == 'training')
+            do = {title: partial(train, n, lambda z, t, c=c: c(z), z, one) if work == 'training' else partial(evaluate, lambda z, t, c=c: c(z), z, one) for title, (n, c) in ways.items()}
+            entry[work] = paired(do, 'one time', repeats)
+            print(f'\n{name}, {work}: time relative to one time per image: median of {repeats} pairs and its 95 % interval')
+            for title, v in entry[work].items(): print(f"{title:44}{v['ratio']:6.3f} ({v['low']:.3f} to {v['high']:.3f}) {v['milliseconds']:9.1f} ms", flush=True)
         result[name] = entry
         path.write_text(json.dumps(result, indent=1) + '\n')
 
 
-if __name__ == '__main__': main(int(sys.argv[1]) if len(sys.argv) > 1 else 9, *sys.argv[2:])
+if __name__ == '__main__': main(int(sys.argv[1]) if len(sys.argv) > 1 else 41, *sys.argv[2:])

@@ -3,7 +3,8 @@ floats that draws the same noise, and against a step of the smallest network tha
 
     python benchmarks/samplers.py [REPEATS]
 
-All run on one core in this process, in turn, so the ratios are fair on a busy machine too.
+All run on one core in this process, in turn. The fastest repeat says what the code costs, the median of the ratios, in
+brackets, what it costs on this machine with all else that was going on: caches are shared, and a map per image fills them.
 """
 import platform
 import statistics
@@ -18,7 +19,7 @@ from asyncpatch.schedules import Denoiser
 from asyncpatch.unet import UNet
 
 SHAPES = ((64, 1, 8, 8), (64, 3, 32, 32), (8, 3, 64, 64))
-STEPS = 50
+STEPS = 249                                                     # the default: a grid of 250 points
 
 
 def silent(z, t, label=None):
@@ -64,14 +65,14 @@ def network_step(repeats):
     with torch.no_grad(): return [per_step(lambda: network(z, t, torch.zeros(len(z), dtype=torch.long)), 1) for _ in range(repeats + 3)][3:]
 
 
-def main(repeats=25):
+def main(repeats=15):
     torch.set_num_threads(1)
-    print(f'torch {torch.__version__}, {platform.machine()}, one core, {repeats} repeats of {STEPS} steps: median microseconds a step (and ratio to the scalar loop: median, lowest to highest)')
+    print(f'torch {torch.__version__}, {platform.machine()}, one core, {repeats} repeats of {STEPS} steps: microseconds a step and ratio to the scalar loop, fastest repeat [median repeat]')
     for shape in SHAPES:
         rounds = compare(shape, repeats)
         for name in rounds[0]:
-            ratios = [r[name]/r['scalar loop'] for r in rounds]
-            print(f'{str(shape):18}{name:18}{1e6*statistics.median(r[name] for r in rounds):10.0f} us {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})')
+            times, scalar = ([r[one] for r in rounds] for one in (name, 'scalar loop'))
+            print(f'{str(shape):18}{name:18}{1e6*min(times):8.0f} us [{1e6*statistics.median(times):5.0f}] {min(times)/min(scalar):7.2f} [{statistics.median(a/b for a, b in zip(times, scalar)):.2f}]')
         if shape == SHAPES[0]:
             network = statistics.median(network_step(repeats))
             for name in list(rounds[0])[1:]: print(f'{"":18}{name:18}{100*statistics.median(r[name] for r in rounds)/network:9.1f} % of a call of the network ({1e3*network:.1f} ms)')

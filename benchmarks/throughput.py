@@ -2,11 +2,12 @@
 
     python benchmarks/throughput.py [REPEATS]
 
-On one core, in turn, in this process; processor time, so that neighbours on the machine disturb little. Where a peer is
-not installed the script makes an environment of its own beside the repository (.venv-peers: the packages of
-requirements-peers.txt without their dependencies, and this environment's own) and starts itself there; what does not
-import is reported with its error. The result is stored beside this file.
+On one core, in this process; processor time, so that neighbours on the machine disturb little, and each measurement
+beside one of the yardstick, so that what they disturb is disturbed alike. The script makes an environment of its own in
+the checkout (.venv-peers: the packages of requirements-peers.txt without their dependencies, and this environment's own)
+and starts itself there; what does not import is reported with its error. The result is stored beside this file.
 """
+from functools import partial
 from pathlib import Path
 import datetime
 import json
@@ -18,6 +19,7 @@ import sys
 import sysconfig
 import time
 
+from scipy.stats import binom
 import torch
 
 from asyncpatch.unet import UNet, count_parameters
@@ -27,6 +29,7 @@ SHAPES = {                                   # images, batch, features of each l
     'digits, 8x8': dict(channels=1, size=8, batch=64, widths=(16, 32), blocks=1),
     'small, 32x32': dict(channels=3, size=32, batch=8, widths=(64, 128, 192), blocks=1),
 }
+PAPER = dict(channels=3, size=64, batch=1, widths=(128, 256, 384, 384), blocks=2, groups=32, attention=2)      # the 60M shapes, for many_clocks.py
 
 
 def ours(channels, size, widths, blocks, **_):
@@ -39,17 +42,20 @@ def ours_per_pixel(channels, size, widths, blocks, **_):
     return net, lambda z, t: net(z, torch.rand(len(z), 1, *z.shape[-2:]))
 
 
-def diffusers(channels, size, widths, blocks, **_):
+def attended(widths, attention): return [i >= len(widths) - attention for i in range(len(widths))]
+
+
+def diffusers(channels, size, widths, blocks, groups=8, attention=0, **_):
     from diffusers import UNet2DModel
-    down, up = ['DownBlock2D']*len(widths), ['UpBlock2D']*len(widths)
+    down = [f"{'Attn' if a else ''}DownBlock2D" for a in attended(widths, attention)]
     net = UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=blocks, block_out_channels=widths,
-                      norm_num_groups=8, attention_head_dim=32, down_block_types=down, up_block_types=up)
+                      norm_num_groups=groups, attention_head_dim=32, down_block_types=down, up_block_types=[name.replace('Down', 'Up') for name in reversed(down)])
     return net, lambda z, t: net(z, 1000*t).sample
 
 
-def lucidrains(channels, size, widths, blocks, **_):
+def lucidrains(channels, size, widths, blocks, attention=1, **_):
     from denoising_diffusion_pytorch import Unet
-    net = Unet(dim=widths[0], dim_mults=[w//widths[0] for w in widths], channels=channels, full_attn=(False,)*(len(widths) - 1) + (True,))
+    net = Unet(dim=widths[0], dim_mults=[w//widths[0] for w in widths], channels=channels, full_attn=tuple(attended(widths, attention)))
     return net, lambda z, t: net(z, 1000*t)
 
 
@@ -59,7 +65,7 @@ def azula(channels, size, widths, blocks, **_):
     return net, lambda z, t: net(z, t[:, None].expand(-1, widths[0]))
 
 
-def spatialreasoners(channels, size, widths, blocks, **_):
+def spatialreasoners(channels, size, widths, blocks, attention=1, **_):
     import importlib.util, types
     if 'spatialreasoners' not in sys.modules:                              # its own __init__ asks for wandb and a trainer; the network does not
         package = types.ModuleType('spatialreasoners')
@@ -69,7 +75,7 @@ def spatialreasoners(channels, size, widths, blocks, **_):
     from spatialreasoners.denoising_model.denoiser.embedding import EmbeddingSinusodialCfg
     from spatialreasoners.denoising_model.denoiser.unet.model import UNet as Peer, UNetCfg
     from spatialreasoners.denoising_model.denoiser.unet.type_extensions import UNetModelInputs
-    config = UNetCfg(time_embedding=EmbeddingSinusodialCfg(d_emb=256), hid_dims=list(widths), attention=[False]*(len(widths) - 1) + [True], num_blocks=blocks)
+    config = UNetCfg(time_embedding=EmbeddingSinusodialCfg(d_emb=256), hid_dims=list(widths), attention=attended(widths, attention), num_blocks=blocks)
     net = Peer(config, SimpleNamespace(in_channels=channels, out_channels=channels))
     def call(z, t):
         answer = net(UNetModelInputs(z_t=z, t=t.view(-1, 1, 1, 1).expand(-1, 1, size, size), label=None, label_mask=None))
@@ -109,19 +115,22 @@ def processor_seconds(work):
     return time.process_time() - start
 
 
-def interleaved(works, repeats):
-    "Seconds of each work, in turn, `repeats` times after one that is not counted."
+def paired(works, yardstick, repeats):
+    "Each work beside the yardstick, before it and after it by turns: ratios and milliseconds, `repeats` of each."
     for work in works.values(): work()
-    return [{name: processor_seconds(work) for name, work in works.items()} for _ in range(repeats)]
+    seconds = {name: [] for name in works}
+    for k in range(repeats):
+        for name, work in works.items():
+            one, other = (work, works[yardstick]) if k%2 else (works[yardstick], work)
+            first, second = processor_seconds(one), processor_seconds(other)
+            seconds[name].append((first, second) if k%2 else (second, first))
+    return {name: summary([own/theirs for own, theirs in pairs], [own for own, _ in pairs]) for name, pairs in seconds.items()}
 
 
-def ratios(rounds, yardstick):
-    "Median, lowest and highest ratio to the yardstick of the same round, and median milliseconds."
-    table = {}
-    for name in rounds[0]:
-        all_ratios = [r[name]/r[yardstick] for r in rounds]
-        table[name] = dict(ratio=statistics.median(all_ratios), lowest=min(all_ratios), highest=max(all_ratios), milliseconds=1e3*statistics.median(r[name] for r in rounds))
-    return table
+def summary(ratios, seconds):
+    "Median ratio, an interval that holds the true median with 95 per cent (order statistics), and median milliseconds."
+    ratios, out = sorted(ratios), int(binom.ppf(.025, len(ratios), .5))
+    return dict(ratio=statistics.median(ratios), low=ratios[out], high=ratios[-1 - out], milliseconds=1e3*statistics.median(seconds), pairs=len(ratios))
 
 
 def machine():
@@ -131,7 +140,8 @@ def machine():
 
 
 def in_peers_environment():
-    "Start this script again where the peers are, having made that place if need be."
+    "Start the running script again where the peers are, having made that place if need be."
+    if 'ASYNCPATCH_PEERS' in os.environ: return
     place = HERE.parent/'.venv-peers'
     if not (place/'.ready').exists():
         subprocess.run([sys.executable, '-m', 'venv', place], check=True)
@@ -139,24 +149,24 @@ def in_peers_environment():
         (site/'ours.pth').write_text(sysconfig.get_paths()['purelib'] + '\n' + str(HERE.parent) + '\n')
         subprocess.run([place/'bin/python', '-m', 'pip', 'install', '-q', '--no-deps', '-r', HERE/'requirements-peers.txt'], check=True)
         (place/'.ready').touch()
-    os.execve(place/'bin/python', ['python', *sys.argv], {**os.environ, 'ASYNCPATCH_PEERS': '1'})
+    os.execve(place/'bin/python', [str(place/'bin/python'), *sys.argv], {**os.environ, 'ASYNCPATCH_PEERS': '1'})
 
 
 def main(repeats=9):
-    if 'ASYNCPATCH_PEERS' not in os.environ: in_peers_environment()
+    in_peers_environment()
     torch.set_num_threads(1)
     result = dict(machine(), repeats=repeats, shapes={})
     for title, shape in SHAPES.items():
         networks, errors = built(shape)
         z, t = torch.randn(shape['batch'], shape['channels'], shape['size'], shape['size']), torch.rand(shape['batch'])
-        rounds = {'evaluation': interleaved({k: lambda c=call: evaluate(c, z, t) for k, (_, call) in networks.items()}, repeats),
-                  'training': interleaved({k: lambda n=net, c=call: train(n, c, z, t) for k, (net, call) in networks.items()}, repeats)}
-        result['shapes'][title] = dict(shape, errors=errors, parameters={k: count_parameters(net) for k, (net, _) in networks.items()},
-                                       **{work: ratios(r, 'ours') for work, r in rounds.items()})
-        print(f"\n{title}, batch {shape['batch']}: time relative to ours with one time per image (median, lowest to highest), images per second")
+        works = {'evaluation': {k: partial(evaluate, call, z, t) for k, (_, call) in networks.items()},
+                 'training': {k: partial(train, net, call, z, t) for k, (net, call) in networks.items()}}
+        result['shapes'][title] = entry = dict(shape, errors=errors, parameters={k: count_parameters(net) for k, (net, _) in networks.items()},
+                                               **{work: paired(cases, 'ours', repeats) for work, cases in works.items()})
+        print(f"\n{title}, batch {shape['batch']}: time relative to ours with one time per image (median of {repeats} pairs and its 95 % interval), images per second")
         for name in networks:
-            cells = [f"{work} {v['ratio']:.2f} ({v['lowest']:.2f} to {v['highest']:.2f}) {1e3*shape['batch']/v['milliseconds']:7.0f}/s" for work, v in ((w, result['shapes'][title][w][name]) for w in rounds)]
-            print(f"{name:18}{result['shapes'][title]['parameters'][name]/1e6:7.2f}M  {'   '.join(cells)}")
+            cells = [f"{work} {v['ratio']:.2f} ({v['low']:.2f} to {v['high']:.2f}) {1e3*shape['batch']/v['milliseconds']:7.0f}/s" for work, v in ((w, entry[w][name]) for w in works)]
+            print(f"{name:18}{entry['parameters'][name]/1e6:7.2f}M  {'   '.join(cells)}", flush=True)
         for name, error in errors.items(): print(f'{name:18} not measured: {error}')
     (HERE/'throughput.json').write_text(json.dumps(result, indent=1) + '\n')
 

@@ -15,6 +15,7 @@ from PIL import Image
 from asyncpatch import runs
 from asyncpatch.runs import CHIPS, Product, Record, Table, chip_hours, commands, config_hash, configured, dry_run, model, models, network_of, price, save_record, send, train_configured, utilisation
 from asyncpatch.training import train
+from asyncpatch.unet import PAPER_UNETS, UNet
 from asyncpatch.weights import load
 
 ROOT = Path(__file__).parent.parent
@@ -176,6 +177,13 @@ def test_configuration_dry_run(name):
     assert all(p.device.type == 'meta' for p in network_of(run).parameters())
     assert f'{name}.json' in commands(run).markdown() and 'assumed' in commands(run).markdown()
     assert set(run.said.values()) == {'paper', 'toolbox', 'ours'}
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if CONFIGS[n]['kind'] == 'unet'])
+def test_configurations_have_the_networks_of_the_page(name):
+    with torch.device('meta'): ours, page = (UNet(**net).config for net in (configured(name).settings['net'], PAPER_UNETS[name.split('-')[-1].upper()]))
+    assert {k: v for k, v in ours.items() if k != 'classes'} == {k: v for k, v in page.items() if k != 'classes'}
+    assert ours['size'] == configured(name).size
 
 
 @pytest.mark.parametrize('content, said', [('{', 'JSONDecodeError'), ('{"paper": {}}', 'KeyError'), ('{"fills": "", "kind": "unet", "data": "x", "size": 8, "paper": {"net": {"base": 8}}, "toolbox": {"net": {"base": 16}}, "ours": {}}', 'net.base is said by paper and by toolbox'),

@@ -1,12 +1,15 @@
 """Samplers and guidance across modules: shapes that tempt broadcasting, networks in batches of other sizes, denoisers of azula."""
+from functools import partial
+
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from asyncpatch import spatial
 from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
-from asyncpatch.joint import generators, smooth_gaussian
+from asyncpatch.joint import generators, smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.samplers import CountCalls, ancestral_step, ddim_step, ddim_update, euler_step, from_sigma, heun_step, one_clock, sample
-from asyncpatch.schedules import Denoiser, cosine, rectified_flow
+from asyncpatch.schedules import Denoiser, cosine, linear_beta, rectified_flow
 from asyncpatch.unet import UNet
 
 STEPS = {'ddim': ddim_step, 'ancestral': ancestral_step, 'euler': euler_step, 'heun': heun_step}
@@ -68,6 +71,23 @@ def test_the_update_is_its_formula(schedule, stochasticity):
     assert torch.equal(moved[:, :, 0, :3], z[:, :, 0, :3]) and torch.equal(moved[:, :, 0, 3], x0[:, :, 0, 3])
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=['single', 'double'])
+@pytest.mark.parametrize('schedule', [rectified_flow, cosine, linear_beta], ids=['rectified', 'cosine', 'linear beta'])
+@pytest.mark.parametrize('step', [*STEPS.values(), partial(ddim_step, stochasticity=0.), partial(ddim_step, stochasticity=1.3)], ids=[*STEPS, 'c = 0', 'c = 1.3'])
+def test_what_stays_and_what_arrives_is_exact(step, schedule, dtype):
+    "A map per image whose pixels wait, stop anywhere, never start or arrive at any moment: unmoved ones are the same bits, those that arrive are the posterior mean."
+    draw = torch.Generator().manual_seed(5)
+    maps = (torch.rand(6, 4, 1, 9, 7, generator=draw, dtype=dtype)*(torch.rand(6, 4, 1, 9, 7, generator=draw) > .2)).cumprod(0)
+    maps[..., 0, :], maps[:3, :, :, 1], maps[2:5, :, :, 2] = 0, 1, maps[2, :, :, 2]
+    maps[0, ..., 1:, :], maps[-1] = 1, 0
+    maps, x, states = maps.cummin(0).values, torch.randn(4, 2, 9, 7, generator=draw, dtype=dtype), []
+    made = sample(lambda z, t, label=None: .3*z + .1, maps, x=x, generator=generators(range(4)), step=step, schedule=schedule, callback=lambda i, z, x0, t: states.append((z, x0)))
+    for (before, _), (z, x0), t, s in zip(states, states[1:], maps[1:], maps[2:]):
+        stay, arrive = (s == t).expand_as(z), ((s == 0) & (t > 0)).expand_as(z)
+        assert stay.any() and arrive.any() and torch.equal(z[stay], before[stay]) and torch.equal(z[arrive], x0[arrive])
+    assert torch.equal(made[:, :, 0], x[:, :, 0])
+
+
 def test_a_schedule_that_does_not_end_clean_arrives_all_the_same():
     never_clean = lambda t: (.99*(1 - t), .01 + .99*t)
     z, x0, xi = torch.randn(3, 2, 1, 2, 2, generator=torch.Generator().manual_seed(2))
@@ -95,6 +115,32 @@ def test_a_network_in_company_and_alone():
         questions += single.images
     # four questions where something is clean and something is not, two before: each image's own, no more
     assert questions <= counted.images <= 4*(12 + 6 + 3)
+
+
+def test_the_guided_flow_is_its_differential_equation():
+    "Two pixels of correlation 0.7, the first known: input guidance with weight 2 followed by Heun, against scipy's solution of the guided flow written by hand."
+    rho, weight, known = .7, 2., torch.tensor([True, False]).view(1, 1, 1, 2)
+    x = torch.tensor([1.3, 0.], dtype=torch.float64).view(1, 1, 1, 2)
+    def mean(z, t, m, v): return m + v*(1 - t)*(z - (1 - t)*m)/((1 - t)**2*v + t**2)
+    def velocity(t, z): return (z - (1 + weight)*mean(z, t, 1.3*rho, 1 - rho**2) + weight*mean(z, t, 0., 1.))/t
+    for start in (-1., .3, 2.):
+        z, maps = torch.where(known, x, start), spatial.inpainting(known, spatial.time_grid(201, dtype=torch.float64))
+        guided = InputGuidance(toy_gaussian(rho), weight, generator=torch.Generator().manual_seed(0))
+        for t, s in zip(maps[:-1], maps[1:]): z, _ = heun_step(guided, z, t, s)
+        assert abs(z[..., 1].item() - solve_ivp(velocity, (1, 1e-6), [start], rtol=1e-10, atol=1e-12).y[0, -1]) < 1e-3
+
+
+def test_some_images_without_a_class():
+    "An oracle takes -1 for no class, as the networks do, so that class guidance of a mixed batch is one call."
+    oracle, draw = toy_mixture(), torch.Generator().manual_seed(6)
+    z, t = torch.randn(6, 1, 1, 2, generator=draw, dtype=torch.float64), .05 + .9*torch.rand(6, 1, 1, 2, generator=draw, dtype=torch.float64)
+    label, counted = torch.tensor([0, 1, 2, -1, 0, -1]), CountCalls(oracle)
+    free = oracle(z, t)
+    expected = torch.stack([oracle(z[i:i + 1], t[i:i + 1], label[i:i + 1])[0] if label[i] >= 0 else free[i] for i in range(6)])
+    torch.testing.assert_close(oracle(z, t, label), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ClassGuidance(counted, 1.7)(z, t, label), 2.7*expected - 1.7*free, rtol=1e-12, atol=1e-12)
+    assert (counted.calls, counted.images) == (1, 12)
+    with pytest.raises(ValueError, match='or -1 for no class'): oracle(z, t, label - 1)
 
 
 @torch.no_grad()

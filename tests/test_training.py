@@ -109,6 +109,28 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path/'run', **SHORT)
 
 
+def rewritten(path, change):
+    tensors, about = load_tensors(path)
+    change(about)
+    save_tensors(path, tensors, about)
+
+
+@pytest.mark.parametrize('finished', [False, True])
+def test_a_run_of_before_a_setting_existed_goes_on(tmp_path, finished, whole):
+    "Its configuration lacks what the network, the loop and the objective have learnt since; what it did then is the default now. A value that it does have still counts."
+    if finished: train(tmp_path/'run', **SHORT)
+    else: stopped_at(tmp_path/'run', 12)
+    def older(about):
+        config = about if finished else about['config']
+        for key in ('head_width', 'rope', 'size', 'reduction'): del config['net'][key]
+        for key in ('accumulate', 'floor', 'corrected'): del config[key]
+    for path in (tmp_path/'run').glob('*.safetensors'):
+        if finished == (path.name == 'weights.safetensors'): rewritten(path, older)
+    assert fingerprint(train(tmp_path/'run', **SHORT).net) == whole['short']
+    with pytest.raises(ValueError, match="holds another run: floor was 0.0 and is now 0.5"): train(tmp_path/'run', **{**SHORT, 'floor': .5})
+    with pytest.raises(ValueError, match='holds another run: net was .*nearest'): train(tmp_path/'run', **{**SHORT, 'net': dict(SHORT['net'], reduction='nearest')})
+
+
 def test_a_full_disk(tmp_path, whole):
     "On a real file system of a third of a megabyte where the kernel lets us have one."
     (tmp_path/'small').mkdir()

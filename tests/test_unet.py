@@ -1,5 +1,8 @@
 """The network against a plain one of the same weights, and what a compiler and a second derivative make of it."""
 import copy
+import math
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from asyncpatch.timesteps import asyncpatch, distinct_times, tabulated, td_paint
-from asyncpatch.unet import FiLM, RMSNorm, UNet
+from asyncpatch.unet import PAPER_UNETS, FiLM, RMSNorm, UNet, count_parameters
 
 
 class PlainFiLM(FiLM):
@@ -41,16 +44,16 @@ def awake(**config):
 
 @pytest.mark.parametrize('reduction', ('average', 'nearest'))
 @pytest.mark.parametrize('config', (dict(), dict(multipliers=(1, 2, 2), blocks=(1, 1, 1), attention=(1, 2), resampling='residual', rope=True, condition=2, outputs=3)))
-def test_tables_fields_and_a_plain_network_agree(config, reduction):
+def test_tables_fields_and_a_plain_network_agree(config, reduction, height=8, width=16):
     "In float64, so that only a difference in kind could be seen: outputs and all gradients."
     net = awake(reduction=reduction, **config)
     reference = plain(net)
-    z, label = torch.randn(4, 1, 16, 16, dtype=torch.float64), torch.tensor([-1, 3, 0, 9])
-    condition = torch.randn(4, 2, 16, 16, dtype=torch.float64) if config else None
-    for law in (partial(asyncpatch, scales=(2, 4, 8)), td_paint, partial(asyncpatch, scales=(8, 16)), asyncpatch):
-        field = law(4, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    z, label = torch.randn(4, 1, height, width, dtype=torch.float64), torch.tensor([-1, 3, 0, 9])
+    condition = torch.randn(4, 2, height, width, dtype=torch.float64) if config else None
+    for law in (partial(asyncpatch, scales=(2, 4, 8)), td_paint, partial(asyncpatch, scales=(4, 8)), asyncpatch, lambda n, h, w, generator: torch.rand(n, 1, h, w, generator=generator)):
+        field = law(4, height, width, generator=torch.Generator().manual_seed(1)).double()
         tables = [distinct_times(field), distinct_times(field, 2)]
-        if tabulated(law): tables.append(tabulated(law)(4, 16, 16, generator=torch.Generator().manual_seed(1)))
+        if tabulated(law): tables.append(tabulated(law)(4, height, width, generator=torch.Generator().manual_seed(1)))
         want = torch.autograd.grad(reference(z, field, label, condition).square().sum(), list(reference.parameters()))
         for t in (field, *(table._replace(values=table.values.double()) for table in tables)):
             answer = net(z, t, label, condition)
@@ -66,6 +69,51 @@ def test_a_wrong_table_is_seen():
     z = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     swapped = table._replace(index=table.index.flip(-1))
     assert (net(z, table._replace(values=table.values.double())) - net(z, swapped._replace(values=table.values.double()))).abs().max() > 1e-3
+
+
+def counted(channels, base, multipliers, blocks, middle, attention, classes, head_width, **_):
+    "Parameters of Table 6's networks by arithmetic: convolutions 9ab + b, projections ab + b, gains, embeddings."
+    w, e = [base*m for m in multipliers], base
+    conv, linear = lambda a, b: 9*a*b + b, lambda a, b: a*b + b
+    block = lambda a, b: a + conv(a, b) + 2*linear(e, b) + conv(b, b) + (linear(a, b) if a != b else 0)
+    attend = lambda c: c + linear(c, 3*c) + linear(c, c) + c//head_width
+    total = 2*linear(e, e) + classes*e + conv(channels, base) + base + conv(base, channels) + middle*(block(w[-1], w[-1]) + attend(w[-1]))
+    for i, width in enumerate(w):
+        entering, below = w[max(i - 1, 0)], w[min(i + 1, len(w) - 1)]
+        down = [entering, *[width]*(blocks[i] - 1)]
+        up = [below + width, *[2*width]*(blocks[i] - 1), width + entering]
+        total += sum(block(a, width) for a in down + up) + (len(down + up)*attend(width) if i in attention else 0)
+        if i: total += 2*block(entering, entering) if entering == width else block(entering, entering) + block(width, width)
+    return total
+
+
+@pytest.mark.parametrize('name, said', (('60M', 66.6e6), ('620M', 615.6e6)))
+def test_parameters_of_the_papers_networks(name, said):
+    with torch.device('meta'): net = UNet(**PAPER_UNETS[name])
+    assert count_parameters(net) == counted(**PAPER_UNETS[name]) and abs(counted(**PAPER_UNETS[name])/said - 1) < 1e-3
+
+
+def test_the_papers_networks_are_built_in_a_second():
+    "Both, in a new process, where PyTorch has still to load what it needs for the meta device; processor time, for the machine may be busy."
+    work = """
+import time
+from asyncpatch.unet import PAPER_UNETS, UNet, count_parameters
+import torch
+began = time.process_time()
+with torch.device('meta'): nets = [UNet(**config) for config in PAPER_UNETS.values()]
+took = time.process_time() - began
+assert all(p.device.type == 'meta' for net in nets for p in net.parameters())
+print(took)"""
+    took = float(subprocess.run([sys.executable, '-W', 'ignore', '-c', work], capture_output=True, text=True, check=True).stdout)
+    assert took < 1, took
+
+
+def test_attention_starts_where_its_pixels_say():
+    net = UNet(multipliers=(1, 1, 1, 1), blocks=(1, 1, 1, 1), attention=(2, 3), size=64)
+    first = lambda attention: attention.log_scale.exp().unique().tolist()
+    for level, pixels in ((2, 16*16), (3, 8*8)):
+        for block, attention in (*net.down[level], *net.up[level]): assert first(attention) == pytest.approx([math.log2(pixels**2 - pixels)])
+    assert first(net.middle[0][1]) == pytest.approx([math.log2(64**2 - 64)]) and first(UNet().middle[0][1]) == pytest.approx([8.])
 
 
 def test_norm_has_two_derivatives_and_batches():

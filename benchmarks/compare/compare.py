@@ -10,6 +10,7 @@ standard error; `z` is the largest deviation in standard errors. The log, compar
 import importlib.metadata
 import io
 import platform
+import re
 import time
 import types
 import warnings
@@ -73,6 +74,7 @@ def deepinv_ddrm(oracle, x, known, n, eta, undo_root):
     exact = with_schedule(oracle, exploding)
     physics = deepinv.physics.Inpainting(mask=known.double(), img_size=x.shape[1:], noise_model=deepinv.physics.GaussianNoise(1e-6))
     numpy = diffusion.np
+    torch.manual_seed(0)
     if undo_root: diffusion.np = types.SimpleNamespace(sqrt=lambda value: 1. if value == 2. else numpy.sqrt(value), linspace=numpy.linspace, random=numpy.random)
     try: made = diffusion.DDRM(lambda z, sigma: exact(z, torch.as_tensor(sigma, dtype=z.dtype)), eta=eta)(torch.where(known, x, 0).expand(n, *x.shape[1:]).clone(), physics)
     finally: diffusion.np = numpy
@@ -198,7 +200,7 @@ def tried(name):
     try:
         __import__(name)
         return 'imports'
-    except Exception as error: return f'`{type(error).__name__}: {str(error).splitlines()[0]}`'
+    except Exception as error: return f'`{type(error).__name__}: {re.sub(r" [(]/.*[)]$", "", str(error).splitlines()[0])}`'
 
 
 def main():

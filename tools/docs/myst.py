@@ -184,14 +184,26 @@ def code_text(text):
 def argument_table(rows, result):
     "The arguments, one row each, and what is returned; columns that would be empty are left out."
     lines = [(f'`{name}`', code_text(kind), code_text(default), cell_text(meaning)) for name, kind, default, meaning in rows]
-    if any(result): lines.append(('*returns*', code_text(result[0]), '', cell_text(result[1])))
+    if any(result) and result != ('None', ''): lines.append(('*returns*', code_text(result[0]), '', cell_text(result[1])))
     kept = [n for n in range(4) if any(line[n] for line in lines)]
     if kept in ([], [0]): return ''
     table = [('argument', 'type', 'default', 'meaning'), ('---',)*4, *lines]
     return '\n'.join(f'| {" | ".join(line[n] for n in kept)} |' for line in table)
 
 
-def api_entry(doc, level):
+def fields_of(source):
+    "Classes that are declared by their fields, with a row for each: name, type, default, the comment of its line."
+    found = {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ClassDef): continue
+        declared = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+        comments = {token.start[0]: token.string.lstrip('# ') for token in generate_tokens(StringIO(source + '\n').readline) if token.type == COMMENT}
+        rows = [(part.target.id, short_type(ast.unparse(part.annotation)), ast.unparse(part.value) if part.value else '', comments.get(part.lineno, '')) for part in declared]
+        if rows: found[node.name] = rows
+    return found
+
+
+def api_entry(doc, level, fields=()):
     "What `show_doc` says about a symbol, as a heading with an anchor and a box: signature, summary, arguments, the rest."
     doc = re.sub(r'^---\s*', '', doc.strip())
     doc = re.sub(r'^\[source\]\([^)]*\)(\{[^}]*\})?\s*', '', doc)
@@ -199,8 +211,10 @@ def api_entry(doc, level):
     summary, _, rest = words.partition('\n\n')
     if summary == '*Call self as a function.*': summary = ''    # what inspect says where nobody wrote a docstring
     if re.fullmatch(r'\*[^*].*\*', summary, re.S): summary = summary[1:-1]
-    try: call, rows, result = parse_signature(code or '')
-    except (SyntaxError, IndexError): call, rows, result = (code or '').strip(), [], ()
+    code = '' if '(*args, **kwargs)' in (code or '') else code or ''    # what inspect says of named tuples and exceptions
+    try: call, rows, result = parse_signature(code)
+    except (SyntaxError, IndexError): call, rows, result = code.strip(), [], ()
+    if fields: call, rows, result = f'{name}({", ".join(f"{field}={default}" if default else field for field, _, default, _ in fields)})', fields, ()
     box = [f'```python\n{call}\n```' if call else '', summary, argument_table(rows, result), re.sub(r'\n(?=Raises )', '\n\n', rest)]
     inner = '\n\n'.join(part for part in box if part)
     return f'<span class="api-anchor" id="api-{name}"></span>\n\n{"#"*level} `{name}`\n\n::: {{.api-entry}}\n{inner}\n:::'
@@ -239,11 +253,13 @@ class Translator:
 
     def __init__(self, page, book, base):
         self.page, self.book, self.base = page, book, base
-        self.files, self.level = set(), 1
+        self.files, self.level, self.fields = set(), 1, {}
 
     def text(self, source): return to_myst(source, self.page, self.book, self.base, self.files)
 
     def cells(self, cells):
+        for cell in cells:
+            if defined(cell): self.fields |= fields_of(text_of(cell))
         return [new for cell in entries_before_sources(cells) for new in self.cell(cell)]
 
     def cell(self, cell):
@@ -260,7 +276,7 @@ class Translator:
     def api(self, cell):
         outputs = [o['data']['text/markdown'] for o in cell.get('outputs', []) if 'text/markdown' in o.get('data', {})]
         doc = ''.join(outputs[0]) if outputs else f'### {symbol(cell)}\n'
-        return markdown(self.text(api_entry(doc, min(self.level + 1, 3))))
+        return markdown(self.text(api_entry(doc, min(self.level + 1, 3), self.fields.get(symbol(cell), ()))))
 
     def code(self, cell):
         "Example code with its outputs; a labelled figure or table gets its caption."
@@ -297,7 +313,7 @@ class Translator:
         "Markdown that a cell made is translated too; images of kinds that myst-nb does not know become HTML."
         data = output.get('data')
         if not data: return output
-        if 'text/markdown' in data: data = {'text/markdown': self.text(''.join(data['text/markdown']))}
+        if 'text/markdown' in data: data = {'text/markdown': self.text(''.join(data['text/markdown']).replace(' ± ', '\u00a0±\u00a0'))}
         for kind in data:
             if kind.startswith('image/') and kind not in PLAIN_IMAGES and 'text/html' not in data:
                 data = {'text/html': f'<img alt="" src="data:{kind};base64,{"".join(data[kind]).strip()}">'}
