@@ -24,7 +24,7 @@ def test_help_is_worth_reading():
 
 @pytest.mark.parametrize('arguments, said', [
     (('reproduce', '--scale', 'digit'), "Did you mean 'digits'?"),
-    (('reproduce', '--only', 'fig3'), "Did you mean 'fig03'?"),
+    (('reproduce', '--only', 'tab1'), "Did you mean 'tab01'?"),
     (('inpaint', '--mask', 'wyde'), "Did you mean 'wide'?"),
     (('inpaint', '--digit', '1797'), 'from 0 to 359'),
     (('inpaint', '--digit', '-1'), 'whole number'),
