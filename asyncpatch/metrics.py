@@ -381,6 +381,7 @@ def matched(pool:Tensor, # classes to choose from, (N,), int64
 
 # %% ../nbs/library/19_metrics.ipynb #bef8a392
 class Extrapolation(NamedTuple):
+    "What `extrapolate` found: the limit, and the points of the line it lies on."
     limit:Tensor    # the distance at infinitely many images, a double
     inverse:Tensor    # 1/share of the parts, (S,)
     values:Tensor    # mean distance of the parts, (S,)
