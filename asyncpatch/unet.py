@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'FiLM', 'ResidualBlock', 'rotate', 'Attention',
-           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters', 'few_times']
+           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable, distinct_times
+from .timesteps import TimeTable
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
@@ -266,6 +266,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last[-1].bias)
         keep_freed_memory()
 
+    @property
+    def halvings(self)->int:
+        "How often images are halved on the way down; who offers tables of times needs to know."
+        return len(self.down) - 1
+
     def _check(self, z, t, label, condition):
         size = 2**(len(self.down) - 1)
         if z.ndim != 4 or z.shape[1] != self.channels: raise ValueError(f"z must be (B, {self.channels}, H, W), got {tuple(z.shape)}")
@@ -294,7 +299,7 @@ class UNet(nn.Module):
         else:
             rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
             field = t.field() if None in rows else None
-            embedded = self.embed(t.values.unsqueeze(1), label).flatten(0, 2)
+            embedded = None if not any(row is not None for row in rows) else self.embed(t.values.unsqueeze(1), label).flatten(0, 2)
         levels = []
         for i, row in enumerate(rows):
             if i and field is not None: field = reduce_times(field, self.reduction)
@@ -327,15 +332,6 @@ class UNet(nn.Module):
 def count_parameters(net:nn.Module)->int:
     "Number of trainable numbers in a network."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-# %% ../nbs/library/15_unet.ipynb #2d3abd64
-def few_times(net:UNet, # whose fields of times hold few different ones: inpainting, one row after the other
-)->Callable: # `(z, t, label, condition)`, the same function as the network
-    "The network given the table of a field: `net(z, distinct_times(t), label)`; one time per image stays as it is."
-    def looked_up(z, t, label=None, condition=None):
-        few = t if isinstance(t, TimeTable) or t.shape[-2:] == (1, 1) else distinct_times(t, len(net.down) - 1)
-        return net(z, few, label, condition)
-    return looked_up
 
 # %% ../nbs/library/15_unet.ipynb #52e4379f
 _toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True, size=64)
