@@ -211,8 +211,8 @@ def _rows(value, rows):
 def _tables(denoiser, maps, like):
     "A table for each point of a plan, for a denoiser that takes them; None where it does not, where one time rules an image or sides do not halve, and for a plan that is a function or too long to be searched."
     halvings, (height, width) = getattr(denoiser, 'halvings', None), like.shape[-2:]
-    if halvings is None or callable(maps) or maps.shape[-2:] == (1, 1) or math.gcd(height, width)%2**halvings or maps.numel() > 2**27: return repeat(None)
-    return plan_tables(maps.to(like.dtype), halvings)
+    if halvings is None or callable(maps) or maps.shape[-2:] == (1, 1) or math.gcd(height, width)%2**halvings or maps.numel() > 2**26: return repeat(None)
+    return plan_tables(maps.to(like.dtype), halvings, len(like))
 
 def _checked(denoiser, *tables):
     "The same denoiser, held to answering with images of the shape it was given, and told the table of a map where there is one: `tables` are pairs of both."

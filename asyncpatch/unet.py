@@ -88,12 +88,14 @@ class FiLM(nn.Module):
 
     def forward(self,
         h:Tensor, # features, (B, H, W, channels)
-        e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B K, embedding)
-        index:Tensor|None=None, # row of the table for every pixel, (B H W,)
+        e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
+        index:Tensor|None=None, # row of the table for every pixel, (H W,) where images share a place's row but not their tables, else (B H W,) among all rows
     )->Tensor:
-        scale, shift = self.scale(e), self.shift(e)
-        if index is not None: scale, shift = scale.index_select(0, index).view(h.shape), shift.index_select(0, index).view(h.shape)
-        return torch.addcmul(shift, h, scale)
+        if index is None: return torch.addcmul(self.shift(e), h, self.scale(e))
+        if len(index) < h.shape[:-1].numel(): rows = lambda table: table.index_select(1, index).view(h.shape)
+        else: rows = lambda table: table.flatten(0, -2).index_select(0, index).view(h.shape)
+        scale, shift = rows(self.scale(e)), rows(self.shift(e))
+        return torch.addcmul(shift, h, scale, out=None if torch.is_grad_enabled() or shift.dtype != h.dtype else shift)
 
 # %% ../nbs/library/15_unet.ipynb #6a6ecfa2
 def _convolve(convolution:nn.Conv2d, h:Tensor)->Tensor:
@@ -183,8 +185,10 @@ class Embedding(nn.Module):
         t:Tensor, # times, (B, h, w)
         label:Tensor|None, # classes, (B,); -1 is no class
     )->Tensor: # (B, h, w, width)
+        n = len(t)
+        if t.stride(0) == 0: t = t[:1]                              # the same for all images
         e = self.mlp(sinusoidal_embedding(t, self.width))
-        if label is None or self.label is None: return F.gelu(e)
+        if label is None or self.label is None: return F.gelu(e).expand(n, -1, -1, -1)
         vector = self.label(label.clamp(min=0))*(label >= 0)[:, None]
         return F.gelu(e + vector[:, None, None])
 
@@ -291,6 +295,7 @@ class UNet(nn.Module):
         if 0 < i <= len(table.inner) and self.reduction == 'average': rows = table.inner[i - 1]
         elif self.reduction == 'nearest' or table.side%2**i == 0: rows = table.index[..., ::2**i, ::2**i]
         else: return None
+        if rows.stride(0) == 0: return rows[0].flatten()
         return (rows + table.values.shape[1]*torch.arange(len(rows), device=rows.device).view(-1, 1, 1, 1)).flatten()
 
     def _times(self, t, label):
@@ -299,7 +304,8 @@ class UNet(nn.Module):
         else:
             rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
             field = t.field() if None in rows else None
-            embedded = None if not any(row is not None for row in rows) else self.embed(t.values.unsqueeze(1), label).flatten(0, 2)
+            embedded = None if not any(row is not None for row in rows) else self.embed(t.values.unsqueeze(1), label).squeeze(1)
+        if field is not None and field.shape[-2:] == (1, 1): return [(self.embed(field.squeeze(1), label), None)]*len(rows)
         levels = []
         for i, row in enumerate(rows):
             if i and field is not None: field = reduce_times(field, self.reduction)

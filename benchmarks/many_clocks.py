@@ -32,7 +32,7 @@ NETWORKS = {
     'digits': (dict(channels=1, base=16, multipliers=(1, 2), blocks=(1, 1), middle=1, classes=10), 64, 8),
     '60M': (PAPER_UNETS['60M'], 1, 64),
 }
-CALLS = {'digits': 16, '60M': 4}             # of the network in a run of the sampler
+CALLS = {'digits': 48, '60M': 4}             # of the network in a run of the sampler
 
 
 class NaiveEmbedding(Embedding):
@@ -118,12 +118,12 @@ def runs(net, config, batch, size, calls):
     hole = torch.ones(1, 1, size, size, dtype=torch.bool)
     hole[..., size//4:3*size//4, size//4:3*size//4] = False
     moved = torch.cat([hole.roll((i, -i), (2, 3)) for i in range(batch)])
-    plans = {'one time': spatial.synchronous(calls + 1), 'inpainting, sampled': spatial.inpainting(hole, calls + 1),
-             'autoregressive, 4 rows, sampled': spatial.autoregressive(bands[:, None].expand(size, size), calls//4)}
-    if batch > 1: plans['inpainting, a mask each, sampled'] = spatial.inpainting(moved, calls + 1)
+    plans = {'one time': spatial.synchronous(calls + 1), 'inpainting, table': spatial.inpainting(hole, calls + 1),
+             'autoregressive, 4 rows, table': spatial.autoregressive(bands[:, None].expand(size, size), calls//4)}
+    if batch > 1: plans['inpainting, a mask each, table'] = spatial.inpainting(moved, calls + 1)
     of = lambda net, plan: lambda z: sample(Denoiser(net), plan, x=z, label=label)
     found = {title: of(net, plan) for title, plan in plans.items()}
-    found['inpainting, sampled with fields'] = of(lambda z, t, label: net(z, t, label), plans['inpainting, sampled'])
+    found['inpainting, field'] = of(lambda z, t, label: net(z, t, label), plans['inpainting, table'])
     return found
 
 
