@@ -89,7 +89,7 @@ class FiLM(nn.Module):
     def forward(self,
         h:Tensor, # features, (B, H, W, channels)
         e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
-        index:Tensor|None=None, # row of the table for every pixel, (H W,) where images share a place's row but not their tables, else (B H W,) among all rows
+        index:Tensor|None=None, # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
     )->Tensor:
         if index is None: return torch.addcmul(self.shift(e), h, self.scale(e))
         if len(index) < h.shape[:-1].numel(): rows = lambda table: table.index_select(1, index).view(h.shape)
@@ -303,8 +303,9 @@ class UNet(nn.Module):
         if not isinstance(t, TimeTable): rows, field = [None]*len(self.down), t
         else:
             rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
-            field = t.field() if None in rows else None
-            embedded = None if not any(row is not None for row in rows) else self.embed(t.values.unsqueeze(1), label).squeeze(1)
+            looked_up = [row is not None for row in rows]
+            field = None if all(looked_up) else t.field()
+            embedded = self.embed(t.values.unsqueeze(1), label).squeeze(1) if any(looked_up) else None
         if field is not None and field.shape[-2:] == (1, 1): return [(self.embed(field.squeeze(1), label), None)]*len(rows)
         levels = []
         for i, row in enumerate(rows):
