@@ -440,10 +440,13 @@ class Meter:
     "A denoiser that counts: `.rounds` calls, `.evaluations` of images in them, and `.gradients` of the images through which a gradient was taken."
     def __init__(self, denoiser:Callable): self.denoiser, self.rounds, self.evaluations, self.gradients = denoiser, 0, 0, 0
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None, **condition)->Tensor:
+    @property
+    def halvings(self)->int|None: return getattr(self.denoiser, 'halvings', None)
+
+    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None, *table, **condition)->Tensor:
         self.rounds, self.evaluations = self.rounds + 1, self.evaluations + len(z)
         asked = _told(self.denoiser, **condition) if condition else self.denoiser
-        answer = asked(z, t, label)
+        answer = asked(z, t, label, *table)
         if answer.requires_grad: answer.register_hook(self._differentiated)
         return answer
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .joint import Generators, randn
 from .schedules import check_times, rates, rectified_flow
+from .timesteps import plan_tables
 
 # %% ../nbs/library/13_samplers.ipynb #bd7a40ff
 def noise_ratio(t:Tensor, # times now, in (0, 1]
@@ -207,10 +208,17 @@ def _rows(value, rows):
     if isinstance(value, Tensor): return value if value.ndim == 0 or len(value) == 1 else value[rows]
     return [value[i] for i in rows.tolist()] if isinstance(value, (list, tuple)) else value
 
-def _checked(denoiser):
-    "The same denoiser, held to answering with images of the shape it was given."
+def _tables(denoiser, maps, like):
+    "A table for each point of a plan, for a denoiser that takes them; None where it does not, where one time rules an image or sides do not halve, and for a plan that is a function or too long to be searched."
+    halvings, (height, width) = getattr(denoiser, 'halvings', None), like.shape[-2:]
+    if halvings is None or callable(maps) or maps.shape[-2:] == (1, 1) or math.gcd(height, width)%2**halvings or maps.numel() > 2**26: return repeat(None)
+    return plan_tables(maps.to(like.dtype), halvings, len(like))
+
+def _checked(denoiser, *tables):
+    "The same denoiser, held to answering with images of the shape it was given, and told the table of a map where there is one: `tables` are pairs of both."
     def ask(z, t, label=None):
-        x0 = denoiser(z, t, label)
+        told = [table for at, table in tables if at is t and table is not None]
+        x0 = denoiser(z, t, label, *told)
         if x0.shape != z.shape: raise ValueError(f"denoiser must answer {tuple(z.shape)} in that shape, got {tuple(x0.shape)}; one that holds something per image needs `restrict`")
         return x0
     return ask
@@ -229,10 +237,10 @@ def _move(denoiser, z, t, generator, label, of_x0, of_z, of_noise):
     moved = torch.addcmul(of_x0*x0, of_z, z)
     return moved if of_noise is None else torch.addcmul(moved, of_noise, randn(z.shape, generator, z.device, z.dtype)), x0
 
-def _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule):
+def _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule, tables):
     "One step of the images that move; the others keep their state and the last posterior mean."
     if moving is None: moving = (s != t).flatten(1).any(1)
-    if moving is True or bool(moving.all()): return step(_checked(denoiser), z, t, s, generator, label, schedule=schedule)
+    if moving is True or bool(moving.all()): return step(_checked(denoiser, *tables), z, t, s, generator, label, schedule=schedule)
     if not bool(moving.any()): return z, x0
     rows = moving.nonzero()[:, 0]
     new, seen = step(_checked(restrict(denoiser, rows)), z[rows], *(_rows(v, rows) for v in (t, s, generator, label)), schedule=schedule)
@@ -260,14 +268,16 @@ def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
     t, _ = plan(0, None, None)
     z, x0 = _first(x, t, shape, generator, schedule), None
     if not bool(z.isfinite().all()): raise ValueError("x must be finite where pixels start below time 1")
-    ask, factors = _checked(denoiser), _factors(step, maps, schedule)
+    factors, tables = _factors(step, maps, schedule), iter(_tables(denoiser, maps, z))
+    at_t = t, next(tables)
     while (point := plan(i + 1, z, x0)) is not None:
         (s, moving), ready = point, next(factors)
-        if ready and moving is True: z, x0 = _move(ask, z, t, generator, label, *ready)
-        else: z, x0 = _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule)
+        at_s = s, next(tables)
+        if ready and moving is True: z, x0 = _move(_checked(denoiser, at_t), z, t, generator, label, *ready)
+        else: z, x0 = _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule, (at_t, at_s))
         if not math.isfinite(z.sum()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
         if callback: callback(i, z, x0, s)
-        t, i = s, i + 1
+        t, at_t, i = s, at_s, i + 1
     return z
 
 # %% ../nbs/library/13_samplers.ipynb #2ec77a9c
@@ -330,11 +340,14 @@ class CountCalls:
     "A denoiser that counts: `.calls` is how often it was asked, `.images` about how many images in all."
     def __init__(self, denoiser:Callable): self.denoiser, self.calls, self.images = denoiser, 0, 0
 
-    def _ask(self, denoiser, z, t, label=None):
-        self.calls, self.images = self.calls + 1, self.images + len(z)
-        return denoiser(z, t, label)
+    @property
+    def halvings(self)->int|None: return getattr(self.denoiser, 'halvings', None)
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: return self._ask(self.denoiser, z, t, label)
+    def _ask(self, denoiser, z, t, label=None, *table):
+        self.calls, self.images = self.calls + 1, self.images + len(z)
+        return denoiser(z, t, label, *table)
+
+    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None, *table)->Tensor: return self._ask(self.denoiser, z, t, label, *table)
 
     def restrict(self, rows:Tensor)->Callable: return partial(self._ask, restrict(self.denoiser, rows))
 

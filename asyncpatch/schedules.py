@@ -147,10 +147,16 @@ class Denoiser:
         _check_prediction(prediction)
         self.net, self.schedule, self.prediction = net, schedule, prediction
 
+    @property
+    def halvings(self)->int|None:
+        "How often the network halves its images, if it takes a table of times in place of a field and says so; else None."
+        return getattr(self.net, 'halvings', None)
+
     def __call__(self,
         z:Tensor, # noisy data, (B, C, H, W)
         t:Tensor, # times in [0, 1], broadcastable to `z`
         label:Tensor|None=None, # class of each image, (B,), or None for no class
+        table=None, # the same times as a `TimeTable`, which then goes to the network; only where `halvings` is a number
     )->Tensor: # posterior mean of the clean data, of the shape of `z`
-        clocks = t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape)
+        clocks = t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape) if table is None else table
         return to_x0(self.net(z, clocks.expand(len(z), *clocks.shape[1:]), label), z, t, self.schedule, self.prediction)

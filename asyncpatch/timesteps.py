@@ -9,7 +9,7 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'patchwise_spread_cdf', 'asyncpatch_spread_cdf', 'asyncpatch_cleanest_cdf', 'perlin', 'ltg',
            'truncated_gaussian', 'truncated_gaussian_pixel_density', 'logit_normal_pixel_density', 'ltg_pixel_density',
            'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'TimeTable', 'squares_table', 'two_valued_table',
-           'tabulated', 'distinct_times', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass',
+           'tabulated', 'plan_tables', 'distinct_times', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass',
            'perlin_spread_cdf', 'td_paint_spread_cdf', 'td_paint_mean_cdf', 'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
@@ -445,6 +445,17 @@ class TimeTable(NamedTuple):
         "The times themselves, (n, 1, H, W)."
         return look_up(self.values, self.index[:, 0])
 
+    @property
+    def shape(self)->tuple[int, ...]:
+        "Of the field."
+        return tuple(self.index.shape)
+
+    def expand(self, n:int, *sizes:int)->'TimeTable':
+        "The table for n images, where it holds what they share, as `Tensor.expand` does with a field."
+        if n == len(self.values): return self
+        wide = lambda index: index.expand(n, *index.shape[1:])
+        return self._replace(values=self.values.expand(n, -1), index=wide(self.index), inner=tuple(map(wide, self.inner)))
+
 # %% ../nbs/library/11_timesteps.ipynb #3a1b9558
 def squares_table(t:Tensor, # times, (n, 1, H, W), the same all over each aligned square
     side:int, # of those squares, in pixels
@@ -479,15 +490,34 @@ def tabulated(law:Callable, # a law of times of this page, or `functools.partial
     return lambda n, height, width, **chance: table(law(n, height, width, **chance))
 
 # %% ../nbs/library/11_timesteps.ipynb #abb3246d
-def distinct_times(t:Tensor, # times, (n, 1, H, W)
+def _distinct_columns(x):
+    "The different columns of a matrix, and which of them each column is: found by a random projection, which is quick, or by sorting where that fails."
+    weight, some = torch.rand(len(x), generator=torch.Generator().manual_seed(0), dtype=torch.float64), 16      # rows at a time
+    projected = sum(w @ part.cpu().double() for w, part in zip(weight.split(some), x.split(some)))
+    values, rows = (2**30*projected).round().long().to(x.device).unique(return_inverse=True)
+    columns = x[:, torch.zeros_like(values).scatter_(0, rows, torch.arange(len(rows), device=x.device))]
+    same = all(torch.equal(column[:, rows], part) for column, part in zip(columns.split(some), x.split(some)))
+    return (columns, rows) if same else x.unique(dim=1, return_inverse=True)
+
+# %% ../nbs/library/11_timesteps.ipynb #3c2fddfe
+def plan_tables(maps:Tensor, # time maps, (points, n, 1, H, W)
     halvings:int=0, # how often a network halves its images: averages over 2x2 pixels and so on get rows too
-)->TimeTable: # of the same field, K the number of times that occur; a shape that depends on the data
-    "The table of any field, by sorting. For sampling, not for a compiled training step."
-    maps = [t[:1] if t.stride(0) == 0 or len(t) == 1 else t]
-    for _ in range(halvings): maps.append(torch.nn.functional.avg_pool2d(maps[-1], 2))
-    values, rows = torch.cat([m.flatten() for m in maps]).unique(return_inverse=True)
-    index, *inner = (row.view(m.shape).expand(len(t), -1, -1, -1) for row, m in zip(rows.split([m.numel() for m in maps]), maps))
-    return TimeTable(values.expand(len(t), -1), index, inner=tuple(inner))
+    images:int|None=None, # how many the tables are for, where the maps are one for all; n if not given
+)->list[TimeTable]: # of each point, with one index for all; K is the number of different clocks, so shapes depend on the data
+    "The tables of a plan, by sorting pixels by their times at all points. For sampling, not for a compiled training step."
+    points, n = maps.shape[:2]
+    levels = [maps.flatten(0, 1)]
+    for _ in range(halvings): levels.append(torch.nn.functional.avg_pool2d(levels[-1], 2))
+    pixels = [level.reshape(points, -1) for level in levels]                                   # (points, n H W), (points, n H/2 W/2), …
+    values, rows = _distinct_columns(torch.cat(pixels, 1))
+    index, *inner = (row.view(n, *level.shape[1:]).expand(images or n, -1, -1, -1) for row, level in zip(rows.split([p.shape[1] for p in pixels]), levels))
+    return [TimeTable(row.expand(images or n, -1), index, inner=tuple(inner)) for row in values]
+
+def distinct_times(t:Tensor, # times, (n, 1, H, W)
+    halvings:int=0, # as for `plan_tables`
+)->TimeTable: # of the same field, K the number of times that occur
+    "The table of any field: of a plan of one point."
+    return plan_tables(t[None, :1] if t.stride(0) == 0 else t[None], halvings, len(t))[0]
 
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
 LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}

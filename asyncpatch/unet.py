@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'FiLM', 'ResidualBlock', 'rotate', 'Attention',
-           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters', 'few_times']
+           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable, distinct_times
+from .timesteps import TimeTable
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
@@ -88,12 +88,14 @@ class FiLM(nn.Module):
 
     def forward(self,
         h:Tensor, # features, (B, H, W, channels)
-        e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B K, embedding)
-        index:Tensor|None=None, # row of the table for every pixel, (B H W,)
+        e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
+        index:Tensor|None=None, # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
     )->Tensor:
-        scale, shift = self.scale(e), self.shift(e)
-        if index is not None: scale, shift = scale.index_select(0, index).view(h.shape), shift.index_select(0, index).view(h.shape)
-        return torch.addcmul(shift, h, scale)
+        if index is None: return torch.addcmul(self.shift(e), h, self.scale(e))
+        if len(index) < h.shape[:-1].numel(): rows = lambda table: table.index_select(1, index).view(h.shape)
+        else: rows = lambda table: table.flatten(0, -2).index_select(0, index).view(h.shape)
+        scale, shift = rows(self.scale(e)), rows(self.shift(e))
+        return torch.addcmul(shift, h, scale, out=None if torch.is_grad_enabled() or shift.dtype != h.dtype else shift)
 
 # %% ../nbs/library/15_unet.ipynb #6a6ecfa2
 def _convolve(convolution:nn.Conv2d, h:Tensor)->Tensor:
@@ -183,8 +185,10 @@ class Embedding(nn.Module):
         t:Tensor, # times, (B, h, w)
         label:Tensor|None, # classes, (B,); -1 is no class
     )->Tensor: # (B, h, w, width)
+        n = len(t)
+        if t.stride(0) == 0: t = t[:1]                              # the same for all images
         e = self.mlp(sinusoidal_embedding(t, self.width))
-        if label is None or self.label is None: return F.gelu(e)
+        if label is None or self.label is None: return F.gelu(e).expand(n, -1, -1, -1)
         vector = self.label(label.clamp(min=0))*(label >= 0)[:, None]
         return F.gelu(e + vector[:, None, None])
 
@@ -266,6 +270,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last[-1].bias)
         keep_freed_memory()
 
+    @property
+    def halvings(self)->int:
+        "How often images are halved on the way down; who offers tables of times needs to know."
+        return len(self.down) - 1
+
     def _check(self, z, t, label, condition):
         size = 2**(len(self.down) - 1)
         if z.ndim != 4 or z.shape[1] != self.channels: raise ValueError(f"z must be (B, {self.channels}, H, W), got {tuple(z.shape)}")
@@ -286,6 +295,7 @@ class UNet(nn.Module):
         if 0 < i <= len(table.inner) and self.reduction == 'average': rows = table.inner[i - 1]
         elif self.reduction == 'nearest' or table.side%2**i == 0: rows = table.index[..., ::2**i, ::2**i]
         else: return None
+        if rows.stride(0) == 0: return rows[0].flatten()
         return (rows + table.values.shape[1]*torch.arange(len(rows), device=rows.device).view(-1, 1, 1, 1)).flatten()
 
     def _times(self, t, label):
@@ -293,8 +303,10 @@ class UNet(nn.Module):
         if not isinstance(t, TimeTable): rows, field = [None]*len(self.down), t
         else:
             rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
-            field = t.field() if None in rows else None
-            embedded = self.embed(t.values.unsqueeze(1), label).flatten(0, 2)
+            looked_up = [row is not None for row in rows]
+            field = None if all(looked_up) else t.field()
+            embedded = self.embed(t.values.unsqueeze(1), label).squeeze(1) if any(looked_up) else None
+        if field is not None and field.shape[-2:] == (1, 1): return [(self.embed(field.squeeze(1), label), None)]*len(rows)
         levels = []
         for i, row in enumerate(rows):
             if i and field is not None: field = reduce_times(field, self.reduction)
@@ -327,15 +339,6 @@ class UNet(nn.Module):
 def count_parameters(net:nn.Module)->int:
     "Number of trainable numbers in a network."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-# %% ../nbs/library/15_unet.ipynb #2d3abd64
-def few_times(net:UNet, # whose fields of times hold few different ones: inpainting, one row after the other
-)->Callable: # `(z, t, label, condition)`, the same function as the network
-    "The network given the table of a field: `net(z, distinct_times(t), label)`; one time per image stays as it is."
-    def looked_up(z, t, label=None, condition=None):
-        few = t if isinstance(t, TimeTable) or t.shape[-2:] == (1, 1) else distinct_times(t, len(net.down) - 1)
-        return net(z, few, label, condition)
-    return looked_up
 
 # %% ../nbs/library/15_unet.ipynb #52e4379f
 _toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True, size=64)

@@ -7,6 +7,7 @@ __all__ = ['SHIPPED', 'SOURCES', 'LIMITS', 'WORDS', 'write_atomically', 'save_te
            'fingerprint', 'shipped', 'from_hub', 'load', 'card', 'push_to_hub']
 
 # %% ../nbs/library/18_weights.ipynb #1eb1be4d
+from difflib import get_close_matches
 from pathlib import Path
 import hashlib
 import json
@@ -142,7 +143,8 @@ def _find(name):
         if here.is_file(): return here
     repository = str(name).removeprefix('hf:')
     if repository != str(name) or (isinstance(name, str) and re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not path.parent.exists()): return from_hub(repository)
-    raise FileNotFoundError(f"no model {str(name)!r}: not a file or the folder of a finished run, and not one of those that ship ({', '.join(shipped()) or 'none'})")
+    close = get_close_matches(path.name, shipped(), 3)
+    raise FileNotFoundError(f"no model {str(name)!r}: not a file or the folder of a finished run, and not one of the {len(shipped())} that ship ({'like ' + ', '.join(close) if close else 'shipped() names them'})")
 
 # %% ../nbs/library/18_weights.ipynb #8ce73dc1
 def load(name:str|Path, # a shipped model, the path of a file or of a run folder, or "owner/name" on the hub

@@ -3,7 +3,7 @@
     python benchmarks/many_clocks.py [REPEATS] [digits] [60M]
 
 Three ways with the same weights: the naive one (an embedding and a projection at every pixel for every block), ours
-given a field, and ours given a table of times; and what no implementation can avoid where pixels have times of their
+given a field, and ours given a table of times (the runs of the sampler find theirs themselves); and what no implementation can avoid where pixels have times of their
 own (`floor`): a scale and a shift that differ from pixel to pixel, read and applied, but come from nowhere. Beside them
 the peers' networks with the same features, in the environment that throughput.py makes. On one core, in this process;
 processor time, each measurement beside one of the yardstick. The result is stored beside this file, and the page of the
@@ -19,8 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from asyncpatch import spatial
+from asyncpatch.samplers import sample
+from asyncpatch.schedules import Denoiser
 from asyncpatch.timesteps import asyncpatch, distinct_times, synchronous, tabulated, td_paint
-from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet, count_parameters, few_times
+from asyncpatch.unet import Embedding, FiLM, PAPER_UNETS, UNet, count_parameters
 
 from throughput import PAPER, SHAPES, built, evaluate, in_peers_environment, machine, paired, train
 
@@ -29,6 +32,7 @@ NETWORKS = {
     'digits': (dict(channels=1, base=16, multipliers=(1, 2), blocks=(1, 1), middle=1, classes=10), 64, 8),
     '60M': (PAPER_UNETS['60M'], 1, 64),
 }
+CALLS = {'digits': 48, '60M': 4}             # of the network in a run of the sampler
 
 
 class NaiveEmbedding(Embedding):
@@ -102,11 +106,25 @@ def cases(net, config, batch, size):
         field = t if torch.is_tensor(t) else t.field()
         if title in ('default mixture', 'inpainting'): found[f'{title}, naive'] = (plain, field)
         if title in ('patches from 2 pixels', 'default mixture', 'every pixel', 'inpainting'): found[f'{title}, field'] = (net, field)
-        if title == 'inpainting': found[f'{title}, few_times'] = (few_times(net), field)
         if not torch.is_tensor(t): found[f'{title}, table'] = (net, t)
     call = lambda n, t: lambda z: n(z, t, label)
     of = lambda left_out: {title: (n, call(n, t)) for title, (n, t) in found.items() if not title.startswith(left_out)}
     return dict(training=of(('inpainting', 'autoregressive')), evaluation=of(('patches', 'TD-Paint')))
+
+
+def runs(net, config, batch, size, calls):
+    "Runs of the sampler with equally many calls, as works of one noisy batch: one time per image, and few."
+    label, bands = torch.randint(0, config['classes'], (batch,)), torch.arange(size)*4//size
+    hole = torch.ones(1, 1, size, size, dtype=torch.bool)
+    hole[..., size//4:3*size//4, size//4:3*size//4] = False
+    moved = torch.cat([hole.roll((i, -i), (2, 3)) for i in range(batch)])
+    plans = {'one time': spatial.synchronous(calls + 1), 'inpainting, table': spatial.inpainting(hole, calls + 1),
+             'autoregressive, 4 rows, table': spatial.autoregressive(bands[:, None].expand(size, size), calls//4)}
+    if batch > 1: plans['inpainting, a mask each, table'] = spatial.inpainting(moved, calls + 1)
+    of = lambda net, plan: lambda z: sample(Denoiser(net), plan, x=z, label=label)
+    found = {title: of(net, plan) for title, plan in plans.items()}
+    found['inpainting, field'] = of(lambda z, t, label: net(z, t, label), plans['inpainting, table'])
+    return found
 
 
 def difference(net, z, label, fields):
@@ -117,6 +135,12 @@ def difference(net, z, label, fields):
             want = plain(z, t if torch.is_tensor(t) else t.field(), label)
             worst = max(worst, float((net(z, t, label) - want).abs().max()/want.abs().max()))
     return worst
+
+
+def told(name, work, repeats, measured):
+    print(f'\n{name}, {work}: time relative to one time per image: median of {repeats} pairs and its 95 % interval')
+    for title, v in measured.items(): print(f"{title:44}{v['ratio']:6.3f} ({v['low']:.3f} to {v['high']:.3f}) {v['milliseconds']:9.1f} ms", flush=True)
+    return measured
 
 
 def main(repeats=41, *names):
@@ -140,9 +164,9 @@ def main(repeats=41, *names):
             for n, _ in ways.values():
                 if isinstance(n, nn.Module): n.train(work == 'training')
             do = {title: partial(train, n, lambda z, t, c=c: c(z), z, one) if work == 'training' else partial(evaluate, lambda z, t, c=c: c(z), z, one) for title, (n, c) in ways.items()}
-            entry[work] = paired(do, 'one time', repeats)
-            print(f'\n{name}, {work}: time relative to one time per image: median of {repeats} pairs and its 95 % interval')
-            for title, v in entry[work].items(): print(f"{title:44}{v['ratio']:6.3f} ({v['low']:.3f} to {v['high']:.3f}) {v['milliseconds']:9.1f} ms", flush=True)
+            entry[work] = told(name, work, repeats, paired(do, 'one time', repeats))
+        entry['sampling'] = told(name, f'sampling, {CALLS[name]} calls', repeats, paired({title: partial(run, z) for title, run in runs(net.eval(), config, batch, size, CALLS[name]).items()}, 'one time', repeats))
+        entry['calls'] = CALLS[name]
         result[name] = entry
         path.write_text(json.dumps(result, indent=1) + '\n')
 
