@@ -1,6 +1,7 @@
 """Samplers and guidance across modules: shapes that tempt broadcasting, networks in batches of other sizes, denoisers of azula."""
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -10,6 +11,7 @@ from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
 from asyncpatch.joint import generators, smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.samplers import CountCalls, ancestral_step, ddim_step, ddim_update, euler_step, from_sigma, heun_step, one_clock, sample
 from asyncpatch.schedules import Denoiser, cosine, linear_beta, rectified_flow
+from asyncpatch.timesteps import plan_tables
 from asyncpatch.unet import UNet
 
 STEPS = {'ddim': ddim_step, 'ancestral': ancestral_step, 'euler': euler_step, 'heun': heun_step}
@@ -94,6 +96,44 @@ def test_a_schedule_that_does_not_end_clean_arrives_all_the_same():
     t, s = torch.full((1, 1, 2, 2), .3), torch.tensor([0., .3, .1, 0.]).view(1, 1, 2, 2)
     moved = ddim_update(z, x0, t, s, xi, .25, never_clean).flatten(2)
     assert torch.equal(moved[..., [0, 3]], x0.flatten(2)[..., [0, 3]]) and torch.equal(moved[..., 1], z.flatten(2)[..., 1])
+
+
+def plan_of_groups(images, size, groups, seed):
+    "Random clocks that never rise, one for each group of pixels; groups drawn anew for each image."
+    draw = torch.Generator().manual_seed(seed)
+    clocks = torch.rand(6, groups, generator=draw, dtype=torch.float64).sort(0, descending=True).values
+    return clocks[:, torch.randint(groups, (images, 1, size, size), generator=draw)]
+
+
+@pytest.mark.parametrize('images', [1, 3])
+@pytest.mark.parametrize('groups', [1, 2, 5])
+def test_the_tables_of_a_plan_are_its_clocks(images, groups):
+    "Against numpy's sorting of columns: the same times at every level of the network, and no row too many."
+    maps = plan_of_groups(images, 8, groups, seed=groups)
+    levels = [maps.flatten(0, 1), torch.nn.functional.avg_pool2d(maps.flatten(0, 1), 2)]
+    clocks = np.unique(np.concatenate([level.reshape(6, -1).numpy() for level in levels], 1), axis=1)
+    for point, table in enumerate(plan_tables(maps, 1)):
+        assert table.values.shape == (images, clocks.shape[1])
+        assert torch.equal(table.field(), maps[point])
+        assert torch.equal(table._replace(index=table.inner[0]).field(), levels[1].view(6, images, 1, 4, 4)[point])
+
+
+@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize('images', [1, 3])
+def test_a_run_by_tables_is_the_run_by_fields(images, step):
+    "To rounding; a table that belongs to another point of the plan makes another image."
+    model, maps = network(), plan_of_groups(images, 8, 4, seed=1)
+    maps[0], maps[-1] = 1, 0
+    run = lambda denoiser: sample(denoiser, maps, (3, 1, 8, 8), label=torch.tensor([3, -1, 4]), generator=generators(range(3)), step=step)
+    told = []
+    class Late:
+        halvings = model.halvings
+        def __call__(self, z, t, label=None, table=None):
+            told.append(table)
+            return model(z, t, label, table if len(told) != 3 else told[0])
+    by_tables = run(model)
+    torch.testing.assert_close(by_tables, run(lambda z, t, label=None: model(z, t, label)), rtol=1e-9, atol=1e-9)
+    assert (run(Late()) - by_tables).abs().max() > 1e-6 and None not in told
 
 
 def test_a_network_in_company_and_alone():
