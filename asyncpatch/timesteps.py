@@ -504,7 +504,7 @@ def plan_tables(maps:Tensor, # time maps, (points, n, 1, H, W)
     halvings:int=0, # how often a network halves its images: averages over 2x2 pixels and so on get rows too
     images:int|None=None, # how many the tables are for, where the maps are one for all; n if not given
 )->list[TimeTable]: # of each point, with one index for all; K is the number of different clocks, so shapes depend on the data
-    "The tables of a plan, by sorting pixels by their times at all points. For sampling, not for a compiled training step."
+    "The tables of a plan: pixels that have the same time at every point share a row. For sampling, not for a compiled training step."
     points, n = maps.shape[:2]
     levels = [maps.flatten(0, 1)]
     for _ in range(halvings): levels.append(torch.nn.functional.avg_pool2d(levels[-1], 2))

@@ -7,8 +7,7 @@ __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'Fi
            'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 import ctypes
 import math
 import sys
