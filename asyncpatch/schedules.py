@@ -19,6 +19,8 @@ def rectified_flow(t:Tensor, # times in [0, 1], any shape
     "The straight line from data to noise: $\\alpha_t=1-t$, $\\sigma_t=t$ (paper, App. E)."
     return 1 - t, t
 
+rectified_flow.rates = lambda t: (torch.full_like(t, -1), torch.ones_like(t))
+
 # %% ../nbs/theory/00_schedules.ipynb #ba9cb4b1
 def cosine(t:Tensor, # times in [0, 1], any shape
 )->tuple[Tensor, Tensor]: # alpha, sigma, each of the shape of `t`
@@ -38,7 +40,8 @@ def linear_beta(t:Tensor, # times in [0, 1], any shape
 def rates(schedule:Callable, # maps t to (alpha, sigma)
     t:Tensor, # times in [0, 1], any shape
 )->tuple[Tensor, Tensor]: # d alpha/dt and d sigma/dt, each of the shape of `t`
-    "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding (automatic differentiation)."
+    "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding: what its attribute `rates` says, or else automatic differentiation."
+    if hasattr(schedule, 'rates'): return schedule.rates(t)
     alpha_rate, sigma_rate = (torch.func.grad(lambda t: schedule(t)[i].sum())(t) for i in (0, 1))
     return alpha_rate, sigma_rate
 

@@ -9,8 +9,9 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'patchwise_spread_cdf', 'asyncpatch_spread_cdf', 'asyncpatch_cleanest_cdf', 'perlin', 'ltg',
            'truncated_gaussian', 'truncated_gaussian_pixel_density', 'logit_normal_pixel_density', 'ltg_pixel_density',
            'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'TimeTable', 'squares_table', 'two_valued_table',
-           'tabulated', 'plan_tables', 'distinct_times', 'pixel_density', 'mean_and_spread', 'near_synchronous_mass',
-           'perlin_spread_cdf', 'td_paint_spread_cdf', 'td_paint_mean_cdf', 'asyncpatch_path_weight']
+           'tabulated', 'flat_rows', 'plan_tables', 'distinct_times', 'pixel_density', 'mean_and_spread',
+           'near_synchronous_mass', 'perlin_spread_cdf', 'td_paint_spread_cdf', 'td_paint_mean_cdf',
+           'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
 from collections.abc import Callable, Sequence
@@ -440,6 +441,7 @@ class TimeTable(NamedTuple):
     index:Tensor # row of the table for every pixel, (n, 1, H, W), int64
     side:int=1 # pixels
     inner:tuple=() # rows for the averages over 2x2 pixels, 4x4, …, each (n, 1, H/2, W/2) and so on, where the table holds those too
+    flat:tuple=() # of `index` and each of `inner` what `flat_rows` says, where it is known beforehand
 
     def field(self)->Tensor:
         "The times themselves, (n, 1, H, W)."
@@ -496,10 +498,18 @@ def _distinct_columns(x):
     projected = sum(w @ part.cpu().double() for w, part in zip(weight.split(some), x.split(some)))
     values, rows = (2**30*projected).round().long().to(x.device).unique(return_inverse=True)
     columns = x[:, torch.zeros_like(values).scatter_(0, rows, torch.arange(len(rows), device=x.device))]
-    same = all(torch.equal(column[:, rows], part) for column, part in zip(columns.split(some), x.split(some)))
+    same = all(torch.equal(column.index_select(1, rows), part) for column, part in zip(columns.split(some), x.split(some)))
     return (columns, rows) if same else x.unique(dim=1, return_inverse=True)
 
 # %% ../nbs/library/11_timesteps.ipynb #3c2fddfe
+def flat_rows(index:Tensor, # row of the table for every pixel, (n, 1, h, w)
+    length:int, # K, of the table of each image
+)->Tensor: # (h w,) where the images share their rows, else (n h w,) among the rows of all images
+    "Rows as a look-up takes them, in one piece."
+    if index.stride(0) == 0: return index[0].flatten()
+    return (index + length*torch.arange(len(index), device=index.device).view(-1, 1, 1, 1)).flatten()
+
+# %% ../nbs/library/11_timesteps.ipynb #c2f83727
 def plan_tables(maps:Tensor, # time maps, (points, n, 1, H, W)
     halvings:int=0, # how often a network halves its images: averages over 2x2 pixels and so on get rows too
     images:int|None=None, # how many the tables are for, where the maps are one for all; n if not given
@@ -511,7 +521,8 @@ def plan_tables(maps:Tensor, # time maps, (points, n, 1, H, W)
     pixels = [level.reshape(points, -1) for level in levels]                                   # (points, n H W), (points, n H/2 W/2), …
     values, rows = _distinct_columns(torch.cat(pixels, 1))
     index, *inner = (row.view(n, *level.shape[1:]).expand(images or n, -1, -1, -1) for row, level in zip(rows.split([p.shape[1] for p in pixels]), levels))
-    return [TimeTable(row.expand(images or n, -1), index, inner=tuple(inner)) for row in values]
+    flat = tuple(flat_rows(level, values.shape[1]) for level in (index, *inner))
+    return [TimeTable(row.expand(images or n, -1), index, inner=tuple(inner), flat=flat) for row in values]
 
 def distinct_times(t:Tensor, # times, (n, 1, H, W)
     halvings:int=0, # as for `plan_tables`

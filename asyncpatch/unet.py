@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable
+from .timesteps import TimeTable, flat_rows
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
@@ -77,24 +77,40 @@ class RMSNorm(nn.Module):
         return y if self.gain is None else y*self.gain
 
 # %% ../nbs/library/15_unet.ipynb #63e72128
+def _name_halves(film, state, prefix, _):
+    "In a state, scale and shift have names of their own."
+    weight, bias = (state.pop(f'{prefix}both.{kind}').chunk(2) for kind in ('weight', 'bias'))
+    for name, w, b in zip(('scale', 'shift'), weight, bias): state |= {f'{prefix}{name}.weight': w, f'{prefix}{name}.bias': b}
+
+def _join_halves(film, state, prefix, *_):
+    "What `_name_halves` did, undone for a state that is loaded."
+    for kind in ('weight', 'bias'):
+        halves = [state.pop(f'{prefix}{name}.{kind}', None) for name in ('scale', 'shift')]
+        if None not in halves: state[f'{prefix}both.{kind}'] = torch.cat(halves)
+
+# %% ../nbs/library/15_unet.ipynb #f1d40a5b
 class FiLM(nn.Module):
     "Modulation by an embedding: $h\\mapsto h\\,\\gamma(e)+\\beta(e)$ (Perez et al., 2018); $\\gamma=1$ and $\\beta=0$ at the start."
     def __init__(self, embedding:int, channels:int):
         super().__init__()
-        self.scale, self.shift = nn.Linear(embedding, channels), nn.Linear(embedding, channels)
-        for p in (self.scale.weight, self.shift.weight, self.shift.bias): nn.init.zeros_(p)
-        nn.init.ones_(self.scale.bias)
+        self.both = nn.Linear(embedding, 2*channels)
+        for p in self.both.parameters(): nn.init.zeros_(p)
+        nn.init.ones_(self.both.bias.data[:channels])
+        self.register_state_dict_post_hook(_name_halves)
+        self.register_load_state_dict_pre_hook(_join_halves)
 
     def forward(self,
         h:Tensor, # features, (B, H, W, channels)
         e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
         index:Tensor|None=None, # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
     )->Tensor:
-        if index is None: return torch.addcmul(self.shift(e), h, self.scale(e))
-        if len(index) < h.shape[:-1].numel(): rows = lambda table: table.index_select(1, index).view(h.shape)
-        else: rows = lambda table: table.flatten(0, -2).index_select(0, index).view(h.shape)
-        scale, shift = rows(self.scale(e)), rows(self.shift(e))
-        return torch.addcmul(shift, h, scale, out=None if torch.is_grad_enabled() or shift.dtype != h.dtype else shift)
+        if index is None: both = self.both(e)
+        else:
+            shared = len(index) < h.shape[:-1].numel()
+            rows = self.both(e).index_select(1, index) if shared else self.both(e.flatten(0, -2)).index_select(0, index)
+            both = rows.view(*h.shape[:-1], -1)
+        scale, shift = both.chunk(2, -1)
+        return torch.addcmul(shift, h, scale)
 
 # %% ../nbs/library/15_unet.ipynb #6a6ecfa2
 def _convolve(convolution:nn.Conv2d, h:Tensor)->Tensor:
@@ -291,11 +307,11 @@ class UNet(nn.Module):
     def _rows(self, table, i, pixels):
         "The row of each pixel of a level, where the table knows it and is shorter than the level's own times."
         if 2*table.values.shape[1] > pixels >> 2*i: return None
+        if i < len(table.flat) and (i == 0 or self.reduction == 'average'): return table.flat[i]
         if 0 < i <= len(table.inner) and self.reduction == 'average': rows = table.inner[i - 1]
         elif self.reduction == 'nearest' or table.side%2**i == 0: rows = table.index[..., ::2**i, ::2**i]
         else: return None
-        if rows.stride(0) == 0: return rows[0].flatten()
-        return (rows + table.values.shape[1]*torch.arange(len(rows), device=rows.device).view(-1, 1, 1, 1)).flatten()
+        return flat_rows(rows, table.values.shape[1])
 
     def _times(self, t, label):
         "For every level what `FiLM` takes: the embedding of the table and the row of each pixel where a table serves, else the embedding of the level's times."

@@ -49,8 +49,7 @@ class NaiveEmbedding(Embedding):
 class NaiveFiLM(FiLM):
     "A linear layer at every pixel, as a 1x1 convolution, for every block."
     def forward(self, h, e, index=None):
-        weight, bias = torch.cat([self.scale.weight, self.shift.weight]), torch.cat([self.scale.bias, self.shift.bias])
-        scale, shift = F.conv2d(F.gelu(e).permute(0, 3, 1, 2), weight[..., None, None], bias).permute(0, 2, 3, 1).chunk(2, -1)
+        scale, shift = F.conv2d(F.gelu(e).permute(0, 3, 1, 2), self.both.weight[..., None, None], self.both.bias).permute(0, 2, 3, 1).chunk(2, -1)
         return h*scale + shift
 
 

@@ -116,6 +116,7 @@ def test_the_tables_of_a_plan_are_its_clocks(images, groups):
         assert table.values.shape == (images, clocks.shape[1])
         assert torch.equal(table.field(), maps[point])
         assert torch.equal(table._replace(index=table.inner[0]).field(), levels[1].view(6, images, 1, 4, 4)[point])
+        for level, rows in zip(levels, table.flat, strict=True): assert torch.equal(table.values.flatten()[rows], level.view(6, -1)[point])
 
 
 @pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)

@@ -17,8 +17,7 @@ class PlainFiLM(FiLM):
     "An MLP's last layer at every pixel, as a 1x1 convolution."
     def forward(self, h, e, index=None):
         assert index is None
-        maps = e.permute(0, 3, 1, 2)
-        scale, shift = (F.conv2d(maps, layer.weight[..., None, None], layer.bias).permute(0, 2, 3, 1) for layer in (self.scale, self.shift))
+        scale, shift = F.conv2d(e.permute(0, 3, 1, 2), self.both.weight[..., None, None], self.both.bias).permute(0, 2, 3, 1).chunk(2, -1)
         return h*scale + shift
 
 
