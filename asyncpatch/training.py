@@ -261,11 +261,11 @@ class TrainingState:
     def load(self, tensors:dict[str, Tensor]):
         "Take over what `tensors` gave. Raises `RuntimeError` where it is not of this network."
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        self.net.load_state_dict(part('net.'))
-        self.ema.module.load_state_dict(part('ema.'))
         names = [name for name, _ in self.net.named_parameters()]
         foreign = {k.rpartition('.')[0] for k in part('adam.')} - {*names}
         if foreign: raise RuntimeError(f"tensors must be of this network, got moments of {min(foreign)}, which it does not have")
+        self.net.load_state_dict(part('net.'))
+        self.ema.module.load_state_dict(part('ema.'))
         state = {i: part(f'adam.{name}.') for i, name in enumerate(names)}
         self.adam.load_state_dict({**self.adam.state_dict(), 'state': state})
 

@@ -109,6 +109,17 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path/'run', **SHORT)
 
 
+def test_moments_of_other_tensors_are_refused(tmp_path):
+    "They would be left out, and the run would go on with new ones."
+    stopped_at(tmp_path/'run', 12)
+    tensors, about = load_tensors(tmp_path/'run/checkpoint.safetensors')
+    moments = [name for name in tensors if name.startswith('adam.') and '.film.both.' in name]
+    assert moments
+    for name in moments: tensors[name.replace('.both.', '.scale.')] = tensors.pop(name)
+    save_tensors(tmp_path/'run/checkpoint.safetensors', tensors, about)
+    with pytest.raises(RuntimeError, match='got moments of .*film.scale'): train(tmp_path/'run', **SHORT)
+
+
 def rewritten(path, change):
     tensors, about = load_tensors(path)
     change(about)
