@@ -18,54 +18,81 @@ from .samplers import ddim_step, ddim_update
 from .schedules import Denoiser, rectified_flow, to_x0
 
 # %% ../nbs/library/22_adaptive.ipynb #cbbf8b85
-def posterior_variance(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times in [0, 1), broadcastable to `z`
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # variance of each pixel, averaged over channels, (B, 1, H, W)
+def posterior_variance(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times in [0, 1), broadcastable to `z`
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # variance of each pixel, averaged over channels, (B, 1, H, W)
     """$\\frac{\\sigma^2}{\\alpha}\\,\\partial\\hat x_i/\\partial z_i$ (@eq-tweedie-variance), by one backward pass through C·H·W copies of the batch.
 
     Raises `ValueError` for a time of 1, where the formula is 0/0."""
-    if bool((t == 1).any()): raise ValueError("t must be below 1: pure noise says nothing about the posterior variance")
-    size, number = z[0].numel(), torch.arange(len(z)*z[0].numel(), device=z.device)
+    if bool((t == 1).any()):
+        raise ValueError("t must be below 1: pure noise says nothing about the posterior variance")
+    size, number = z[0].numel(), torch.arange(len(z) * z[0].numel(), device=z.device)
     alpha, sigma = schedule(t)
     with torch.enable_grad():
         copies = z.detach().repeat_interleave(size, 0).requires_grad_()
-        x0 = denoiser(copies, t.repeat_interleave(size, 0) if t.ndim == z.ndim and len(t) > 1 else t, None if label is None else label.repeat_interleave(size))
-        slopes, = torch.autograd.grad(x0.flatten(1)[number, number%size].sum(), copies)
-    return (sigma**2/alpha*slopes.flatten(1)[number, number%size].reshape(z.shape)).mean(1, keepdim=True)
+        x0 = denoiser(
+            copies,
+            t.repeat_interleave(size, 0) if t.ndim == z.ndim and len(t) > 1 else t,
+            None if label is None else label.repeat_interleave(size),
+        )
+        (slopes,) = torch.autograd.grad(x0.flatten(1)[number, number % size].sum(), copies)
+    return (sigma**2 / alpha * slopes.flatten(1)[number, number % size].reshape(z.shape)).mean(
+        1, keepdim=True
+    )
 
 # %% ../nbs/library/22_adaptive.ipynb #f4a9cd08
-def head_uncertainty(head:Callable, # log-variance of the error of what the network says, `head(z, t, label, condition=…)`, (B, 1, H, W)
-    denoiser:Denoiser, # the model that it was trained beside
-)->Callable: # expected squared error of the posterior mean, `uncertainty(z, t, label)`, (B, 1, H, W)
+def head_uncertainty(
+    head: Callable,  # log-variance of the error of what the network says, `head(z, t, label, condition=…)`, (B, 1, H, W)
+    denoiser: Denoiser,  # the model that it was trained beside
+) -> (
+    Callable
+):  # expected squared error of the posterior mean, `uncertainty(z, t, label)`, (B, 1, H, W)
     "$e^s(\\partial\\hat x/\\partial\\hat v)^2$ (@eq-head-uncertainty); asks the network once and the head once."
+
     def uncertainty(z, t, label=None):
         t = t.to(z.dtype).expand(len(z), *t.shape[1:])
-        slope = to_x0(torch.ones_like(t), torch.zeros_like(t), t, denoiser.schedule, denoiser.prediction)
-        return slope**2*head(z, t, label, condition=denoiser.net(z, t, label)).exp()
+        slope = to_x0(
+            torch.ones_like(t), torch.zeros_like(t), t, denoiser.schedule, denoiser.prediction
+        )
+        return slope**2 * head(z, t, label, condition=denoiser.net(z, t, label)).exp()
+
     return uncertainty
 
 # %% ../nbs/library/22_adaptive.ipynb #dfe3a448
 class Remember:
     "A network that gives its last answer again to the question that it answered last."
-    def __init__(self, net:Callable): self.net, self.question = net, None
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None)->Tensor:
+    def __init__(self, net: Callable):
+        self.net, self.question = net, None
+
+    def __call__(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         question = tuple(None if part is None else part.clone() for part in (z, t, label))
-        if self.question is None or not all(a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(question, self.question)):
+        if self.question is None or not all(
+            a is b if a is None or b is None else torch.equal(a, b)
+            for a, b in zip(question, self.question)
+        ):
             self.question, self.answer = question, self.net(z, t, label)
         return self.answer
 
 # %% ../nbs/library/22_adaptive.ipynb #03153652
-def calibration(predicted:Tensor, # expected squared error, any shape
-    error:Tensor, # squared error, of the same shape
-    bins:int=10, # groups of equally many pixels, from the smallest to the largest prediction
-)->Tensor: # mean prediction and mean error of each group, (2, bins)
+def calibration(
+    predicted: Tensor,  # expected squared error, any shape
+    error: Tensor,  # squared error, of the same shape
+    bins: int = 10,  # groups of equally many pixels, from the smallest to the largest prediction
+) -> Tensor:  # mean prediction and mean error of each group, (2, bins)
     "Mean of what was predicted and of what happened, among pixels of like prediction; a perfect prediction has two equal rows."
-    if predicted.shape != error.shape: raise ValueError(f"error must have the shape of predicted, {tuple(predicted.shape)}, got {tuple(error.shape)}")
-    if not 1 <= bins <= predicted.numel(): raise ValueError(f"bins must be from 1 to the number of pixels, {predicted.numel()}, got {bins}")
+    if predicted.shape != error.shape:
+        raise ValueError(
+            f"error must have the shape of predicted, {tuple(predicted.shape)}, got {tuple(error.shape)}"
+        )
+    if not 1 <= bins <= predicted.numel():
+        raise ValueError(
+            f"bins must be from 1 to the number of pixels, {predicted.numel()}, got {bins}"
+        )
     order = predicted.flatten().argsort()
     means = lambda v: torch.stack([part.mean() for part in v.flatten()[order].tensor_split(bins)])
     return torch.stack([means(predicted), means(error)])
@@ -73,61 +100,95 @@ def calibration(predicted:Tensor, # expected squared error, any shape
 # %% ../nbs/library/22_adaptive.ipynb #9bf717f3
 def _pooled(u, patch):
     "Means over patches, (B, 1, H/patch, W/patch)."
-    if u.shape[-2]%patch or u.shape[-1]%patch: raise ValueError(f"patch must divide the sides of the image, {tuple(u.shape[-2:])}, got {patch}")
+    if u.shape[-2] % patch or u.shape[-1] % patch:
+        raise ValueError(
+            f"patch must divide the sides of the image, {tuple(u.shape[-2:])}, got {patch}"
+        )
     return F.avg_pool2d(u, patch)
 
-def _spread(cells, patch): return cells.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
 
-def ranks(u:Tensor, # a number for every cell, (B, 1, h, w)
-    open:Tensor, # True for the cells to rank, (B, 1, h, w)
-)->Tensor: # (B, 1, h, w): 0 for the smallest open cell of its image, 1 for the largest; 1 where there is but one
+def _spread(cells, patch):
+    return cells.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+
+
+def ranks(
+    u: Tensor,  # a number for every cell, (B, 1, h, w)
+    open: Tensor,  # True for the cells to rank, (B, 1, h, w)
+) -> Tensor:  # (B, 1, h, w): 0 for the smallest open cell of its image, 1 for the largest; 1 where there is but one
     "Rank of each open cell among those of its image, from 0 to 1."
-    place = u.masked_fill(~open, -torch.inf).flatten(1).argsort(dim=-1, stable=True).argsort(-1).reshape(u.shape)
+    place = (
+        u.masked_fill(~open, -torch.inf)
+        .flatten(1)
+        .argsort(dim=-1, stable=True)
+        .argsort(-1)
+        .reshape(u.shape)
+    )
     closed, count = (part.sum((1, 2, 3), keepdim=True) for part in (~open, open))
-    return torch.where(count > 1, (place - closed)/(count - 1).clamp(min=1), 1.).clamp(0, 1)
+    return torch.where(count > 1, (place - closed) / (count - 1).clamp(min=1), 1.0).clamp(0, 1)
 
 # %% ../nbs/library/22_adaptive.ipynb #38db5c68
 class Accelerated:
     """A plan for `sample` that hurries where uncertainty is low (@eq-accelerated); for one run.
 
     Raises `ValueError` for a patch that does not divide the image, fewer than one step and a `fastest` below 1."""
-    def __init__(self,
-        uncertainty:Callable, # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
-        height:int, # pixels
-        width:int, # pixels
-        steps:int, # of an image's slowest patch, N
-        fastest:float=4., # speed of the most certain patch, f
-        patch:int=1, # side of a patch, pixels
-        label:Tensor|None=None, # classes, (B,)
-        device:str|torch.device='cpu', # where the maps are
+
+    def __init__(
+        self,
+        uncertainty: Callable,  # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
+        height: int,  # pixels
+        width: int,  # pixels
+        steps: int,  # of an image's slowest patch, N
+        fastest: float = 4.0,  # speed of the most certain patch, f
+        patch: int = 1,  # side of a patch, pixels
+        label: Tensor | None = None,  # classes, (B,)
+        device: str | torch.device = 'cpu',  # where the maps are
     ):
-        if steps < 1 or fastest < 1: raise ValueError(f"steps and fastest must be at least 1, got {steps} and {fastest:g}")
-        self.uncertainty, self.steps, self.fastest, self.patch, self.label = uncertainty, steps, fastest, patch, label
+        if steps < 1 or fastest < 1:
+            raise ValueError(f"steps and fastest must be at least 1, got {steps} and {fastest:g}")
+        self.uncertainty, self.steps, self.fastest, self.patch, self.label = (
+            uncertainty,
+            steps,
+            fastest,
+            patch,
+            label,
+        )
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
 
-    def __call__(self, step:int, z:Tensor|None, x0:Tensor|None)->Tensor|None:
-        if step == 0: self.t = self.first
-        elif not bool(self.t.any()): return None
+    def __call__(self, step: int, z: Tensor | None, x0: Tensor | None) -> Tensor | None:
+        if step == 0:
+            self.t = self.first
+        elif not bool(self.t.any()):
+            return None
         else:
             now = self.t.expand(len(z), *self.t.shape[1:])
             rows = now.flatten(1).any(1).nonzero()[:, 0]
-            u = self.uncertainty(z[rows], now[rows], None if self.label is None else self.label[rows])
-            speed = self.fastest**(1 - ranks(_pooled(torch.zeros_like(now).index_copy(0, rows, u.to(now)), self.patch), _pooled(now, self.patch) > 0))
-            t = now - _spread(speed, self.patch)/self.steps
-            self.t = t.where(t > 1e-6, 0.)                                 # what is left of rounding is no step
+            u = self.uncertainty(
+                z[rows], now[rows], None if self.label is None else self.label[rows]
+            )
+            speed = self.fastest ** (
+                1
+                - ranks(
+                    _pooled(torch.zeros_like(now).index_copy(0, rows, u.to(now)), self.patch),
+                    _pooled(now, self.patch) > 0,
+                )
+            )
+            t = now - _spread(speed, self.patch) / self.steps
+            self.t = t.where(t > 1e-6, 0.0)  # what is left of rounding is no step
         return self.t
 
 # %% ../nbs/library/22_adaptive.ipynb #21cc41c8
 class Trace:
     "A callback for `sample` that keeps the times and the posterior means of a run."
-    def __init__(self): self.times, self.x0 = [], []
 
-    def __call__(self, i:int, z:Tensor, x0:Tensor, t:Tensor):
+    def __init__(self):
+        self.times, self.x0 = [], []
+
+    def __call__(self, i: int, z: Tensor, x0: Tensor, t: Tensor):
         self.times.append(t.expand(len(z), *t.shape[1:]).clone())
         self.x0.append(x0.clone())
 
-    def steps(self)->Tensor: # (B, 1, H, W)
+    def steps(self) -> Tensor:  # (B, 1, H, W)
         "How many steps moved each pixel from time 1 on."
         times = torch.stack([torch.ones_like(self.times[0]), *self.times])
         return (times[1:] < times[:-1]).sum(0)
@@ -137,71 +198,100 @@ class DualLoop:
     """Patch Forcing's dual loop as a plan for `sample`; for one run (Schusterbauer et al., 2026).
 
     Raises `ValueError` for fewer than one step, outer or inner, a share outside [0, 1], and a patch that does not divide the image."""
-    def __init__(self,
-        uncertainty:Callable, # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
-        height:int, # pixels
-        width:int, # pixels
-        steps:int, # outer steps, N
-        inner:int=4, # small steps of the uncertain pixels in each outer one
-        share:float=.4, # of the pixels of an image that count as certain
-        patch:int=1, # side of a patch, pixels
-        label:Tensor|None=None, # classes, (B,)
-        device:str|torch.device='cpu', # where the maps are
+
+    def __init__(
+        self,
+        uncertainty: Callable,  # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
+        height: int,  # pixels
+        width: int,  # pixels
+        steps: int,  # outer steps, N
+        inner: int = 4,  # small steps of the uncertain pixels in each outer one
+        share: float = 0.4,  # of the pixels of an image that count as certain
+        patch: int = 1,  # side of a patch, pixels
+        label: Tensor | None = None,  # classes, (B,)
+        device: str | torch.device = 'cpu',  # where the maps are
     ):
-        if min(steps, inner) < 1 or not 0 <= share <= 1: raise ValueError(f"steps and inner must be at least 1 and share in [0, 1], got {steps}, {inner} and {share:g}")
-        self.uncertainty, self.steps, self.inner, self.share, self.patch, self.label = uncertainty, steps, inner, share, patch, label
+        if min(steps, inner) < 1 or not 0 <= share <= 1:
+            raise ValueError(
+                f"steps and inner must be at least 1 and share in [0, 1], got {steps}, {inner} and {share:g}"
+            )
+        self.uncertainty, self.steps, self.inner, self.share, self.patch, self.label = (
+            uncertainty,
+            steps,
+            inner,
+            share,
+            patch,
+            label,
+        )
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
 
-    def __call__(self, step:int, z:Tensor|None, x0:Tensor|None)->Tensor|None:
-        if step == 0: return self.first
+    def __call__(self, step: int, z: Tensor | None, x0: Tensor | None) -> Tensor | None:
+        if step == 0:
+            return self.first
         outer, small = divmod(step - 1, self.inner)
-        if outer == self.steps: return None
-        now, there = (self.first*(self.steps - k)/self.steps for k in (outer, outer + 1))
-        if small == 0: self.certain = certain(self.uncertainty(z, now, self.label), self.share, self.patch)
-        return torch.where(self.certain, there, there if small + 1 == self.inner else now + (there - now)*(small + 1)/self.inner)
+        if outer == self.steps:
+            return None
+        now, there = (self.first * (self.steps - k) / self.steps for k in (outer, outer + 1))
+        if small == 0:
+            self.certain = certain(self.uncertainty(z, now, self.label), self.share, self.patch)
+        return torch.where(
+            self.certain,
+            there,
+            there if small + 1 == self.inner else now + (there - now) * (small + 1) / self.inner,
+        )
 
-def certain(u:Tensor, # uncertainty, (B, 1, H, W)
-    share:float, # of the patches of each image
-    patch:int=1, # side of a patch, pixels
-)->Tensor: # True where uncertainty is lowest, (B, 1, H, W)
+
+def certain(
+    u: Tensor,  # uncertainty, (B, 1, H, W)
+    share: float,  # of the patches of each image
+    patch: int = 1,  # side of a patch, pixels
+) -> Tensor:  # True where uncertainty is lowest, (B, 1, H, W)
     "The share of the patches of each image that are least uncertain, rounded down."
     cells = _pooled(u, patch)
     place = cells.flatten(1).argsort(dim=-1, stable=True).argsort(-1).reshape(cells.shape)
-    return _spread(place < int(share*cells[0].numel()), patch)
+    return _spread(place < int(share * cells[0].numel()), patch)
 
 # %% ../nbs/library/22_adaptive.ipynb #1edb53e1
-def look_ahead_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times now, broadcastable to `z`
-    s:Tensor, # times after the step, s <= t
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, uncertainty:Callable, # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
-    ratio:float=1.4, # how far ahead the context is, in signal time 1 - t
-    share:float=.4, # of the patches of an image that count as certain
-    patch:int=1, # side of a patch, pixels
-    stochasticity:float=0., # c of the step; Patch Forcing's is Euler's, which draws nothing
-)->tuple[Tensor, Tensor]: # noisy data at `s`, and the posterior mean that led there
+def look_ahead_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times now, broadcastable to `z`
+    s: Tensor,  # times after the step, s <= t
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    uncertainty: Callable,  # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
+    ratio: float = 1.4,  # how far ahead the context is, in signal time 1 - t
+    share: float = 0.4,  # of the patches of an image that count as certain
+    patch: int = 1,  # side of a patch, pixels
+    stochasticity: float = 0.0,  # c of the step; Patch Forcing's is Euler's, which draws nothing
+) -> tuple[Tensor, Tensor]:  # noisy data at `s`, and the posterior mean that led there
     "Patch Forcing's look-ahead (Schusterbauer et al., 2026): uncertain pixels move by what they would know if the certain ones were ahead."
-    def asked(z, t, label): return look_ahead(denoiser, z, t, label, uncertainty, ratio, share, patch, schedule)
+
+    def asked(z, t, label):
+        return look_ahead(denoiser, z, t, label, uncertainty, ratio, share, patch, schedule)
+
     return ddim_step(asked, z, t, s, generator, label, stochasticity, schedule)
 
-def look_ahead(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times, broadcastable to `z`
-    label:Tensor|None, # classes, (B,)
-    uncertainty:Callable, # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
-    ratio:float=1.4, # how far ahead the context is, in signal time 1 - t
-    share:float=.4, # of the patches of an image that count as certain
-    patch:int=1, # side of a patch, pixels
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # an estimate of the clean data, of the shape of `z`
+
+def look_ahead(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times, broadcastable to `z`
+    label: Tensor | None,  # classes, (B,)
+    uncertainty: Callable,  # expected squared error, `uncertainty(z, t, label)`, (B, 1, H, W)
+    ratio: float = 1.4,  # how far ahead the context is, in signal time 1 - t
+    share: float = 0.4,  # of the patches of an image that count as certain
+    patch: int = 1,  # side of a patch, pixels
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # an estimate of the clean data, of the shape of `z`
     "The ordinary answer where it is certain; elsewhere the answer given a context that is ahead."
     x0 = denoiser(z, t, label)
-    if bool((t >= .95).all()): return x0
+    if bool((t >= 0.95).all()):
+        return x0
     sure = certain(uncertainty(z, t, label), share, patch)
-    ahead = torch.where(sure, (1 - ratio*(1 - t)).clamp(min=0), t)
-    context = ddim_update(z, x0, t.expand_as(ahead), ahead, stochasticity=0., schedule=schedule)
+    ahead = torch.where(sure, (1 - ratio * (1 - t)).clamp(min=0), t)
+    context = ddim_update(z, x0, t.expand_as(ahead), ahead, stochasticity=0.0, schedule=schedule)
     return torch.where(sure, x0, denoiser(context, ahead, label))

@@ -19,110 +19,169 @@ from .masks import MASKS, latent_known
 from .unet import Embedding, ResidualBlock, RMSNorm
 
 # %% ../nbs/library/16_autoencoder.ipynb #f8fde9c4
-def mask_tables(embed:Embedding, # of times
-    known:Tensor, # True where a pixel is observed, (B, 1, H, W), bool
-    levels:int, # how many there are
-)->list[tuple[Tensor, Tensor]]: # for each level, the finest first: embeddings (4^l + 1, width), and which of them each cell has, (B H W/4^l,)
+def mask_tables(
+    embed: Embedding,  # of times
+    known: Tensor,  # True where a pixel is observed, (B, 1, H, W), bool
+    levels: int,  # how many there are
+) -> list[
+    tuple[Tensor, Tensor]
+]:  # for each level, the finest first: embeddings (4^l + 1, width), and which of them each cell has, (B H W/4^l,)
     "A mask as `ResidualBlock` takes times: the embedding of the missing share of a cell, in a table, and an index."
     tables, missing = [], (~known).to(embed.mlp[0].weight.dtype)
     for level in range(levels):
         pixels = 4**level
-        shares = torch.arange(pixels + 1, device=known.device, dtype=missing.dtype)/pixels
-        count = (pixels*F.avg_pool2d(missing, 2**level)).round().long().flatten()
+        shares = torch.arange(pixels + 1, device=known.device, dtype=missing.dtype) / pixels
+        count = (pixels * F.avg_pool2d(missing, 2**level)).round().long().flatten()
         tables.append((embed(shares.view(1, -1, 1), None).flatten(0, 2), count))
     return tables
 
 # %% ../nbs/library/16_autoencoder.ipynb #764857ad
 def _levels(before, widths, blocks, embedding, change, first):
     "`blocks` residual blocks of each width; those that open a level change the resolution, but in level `first`."
-    return nn.ModuleList(nn.ModuleList(ResidualBlock(w if k else b, w, embedding, change=None if k or i == first else change) for k in range(blocks))
-                         for i, (b, w) in enumerate(zip(before, widths)))
+    return nn.ModuleList(
+        nn.ModuleList(
+            ResidualBlock(w if k else b, w, embedding, change=None if k or i == first else change)
+            for k in range(blocks)
+        )
+        for i, (b, w) in enumerate(zip(before, widths))
+    )
+
 
 def _head(channels_in, channels):
     "Norm, GELU, convolution."
-    return nn.ModuleList([RMSNorm(channels_in), nn.GELU(), nn.Conv2d(channels_in, channels, 3, padding=1)])
+    return nn.ModuleList(
+        [RMSNorm(channels_in), nn.GELU(), nn.Conv2d(channels_in, channels, 3, padding=1)]
+    )
+
 
 def _through(first, levels, tables, last, x):
     "A convolution, the levels in their order, a norm, GELU and a convolution: (B, C, h, w) in and out, channels last between."
     h = first(x).permute(0, 2, 3, 1).contiguous()
     for level, table in zip(levels, tables):
-        for block in level: h = block(h, table)
+        for block in level:
+            h = block(h, table)
     norm, gelu, convolution = last
     return convolution(gelu(norm(h)).permute(0, 3, 1, 2)).contiguous()
 
 # %% ../nbs/library/16_autoencoder.ipynb #e92ae329
-def reach(levels:int, # of the network, L
-    blocks:int, # residual blocks of each level, n
-)->int: # pixels
+def reach(
+    levels: int,  # of the network, L
+    blocks: int,  # residual blocks of each level, n
+) -> int:  # pixels
     "How far an encoder or decoder looks beyond a latent cell: $r=1+2n(2^L-1)+2^{L-1}$ (@eq-reach)."
-    return 1 + 2*blocks*(2**levels - 1) + 2**(levels - 1)
+    return 1 + 2 * blocks * (2**levels - 1) + 2 ** (levels - 1)
+
 
 class Encoder(nn.Module):
     "Images and what is known of them to latents; a cell sees `reach` pixels beyond its own."
-    def __init__(self, channels:int, base:int, multipliers:Sequence[int], blocks:int, latent:int, embedding:int):
+
+    def __init__(
+        self,
+        channels: int,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        latent: int,
+        embedding: int,
+    ):
         super().__init__()
-        widths = [base*m for m in multipliers]
+        widths = [base * m for m in multipliers]
         self.reach = reach(len(widths), blocks)
         self.embed = Embedding(embedding)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.levels = _levels([widths[0], *widths], widths, blocks, embedding, 'down', 0)
         self.last = _head(widths[-1], latent)
 
-    def forward(self, x:Tensor, known:Tensor)->Tensor: # (B, C, H, W) to (B, latent, H/4, W/4) for three levels
-        return _through(self.first, self.levels, mask_tables(self.embed, known, len(self.levels)), self.last, x)
+    def forward(
+        self, x: Tensor, known: Tensor
+    ) -> Tensor:  # (B, C, H, W) to (B, latent, H/4, W/4) for three levels
+        return _through(
+            self.first, self.levels, mask_tables(self.embed, known, len(self.levels)), self.last, x
+        )
+
 
 class Decoder(nn.Module):
     "Latents, and what is known of the image, to images; a cell is felt `reach` pixels beyond its own."
-    def __init__(self, channels:int, base:int, multipliers:Sequence[int], blocks:int, latent:int, embedding:int):
+
+    def __init__(
+        self,
+        channels: int,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        latent: int,
+        embedding: int,
+    ):
         super().__init__()
-        widths = [base*m for m in multipliers]
+        widths = [base * m for m in multipliers]
         self.reach = reach(len(widths), blocks)
         self.embed = Embedding(embedding)
         self.first = nn.Conv2d(latent, widths[-1], 3, padding=1)
-        self.levels = _levels([*widths[1:], widths[-1]], widths, blocks, embedding, 'up', len(widths) - 1)
+        self.levels = _levels(
+            [*widths[1:], widths[-1]], widths, blocks, embedding, 'up', len(widths) - 1
+        )
         self.last = _head(widths[0], channels)
 
-    def forward(self, z:Tensor, known:Tensor)->Tensor: # (B, latent, H/4, W/4) and (B, 1, H, W) to (B, C, H, W)
-        return _through(self.first, self.levels[::-1], mask_tables(self.embed, known, len(self.levels))[::-1], self.last, z)
+    def forward(
+        self, z: Tensor, known: Tensor
+    ) -> Tensor:  # (B, latent, H/4, W/4) and (B, 1, H, W) to (B, C, H, W)
+        return _through(
+            self.first,
+            self.levels[::-1],
+            mask_tables(self.embed, known, len(self.levels))[::-1],
+            self.last,
+            z,
+        )
 
 # %% ../nbs/library/16_autoencoder.ipynb #0290c8bb
 def _over_processes(x):
     "The sum over the processes of a distributed run; `x` itself where there is one."
-    if distributed.is_available() and distributed.is_initialized(): distributed.all_reduce(x)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(x)
     return x
+
 
 def _of_first_process(x):
     "What the first process has."
-    if distributed.is_available() and distributed.is_initialized(): distributed.broadcast(x, 0)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(x, 0)
     return x
 
 # %% ../nbs/library/16_autoencoder.ipynb #9d2c9e4f
 class Codebook(nn.Module):
     "K codes that follow the latents by a running k-means with restarts (@eq-codebook), and the latents' running mean and square."
-    def __init__(self, codes:int, width:int, decay:float=.99, restart:float=.03):
+
+    def __init__(self, codes: int, width: int, decay: float = 0.99, restart: float = 0.03):
         super().__init__()
-        if not 0 < restart < 1: raise ValueError(f"restart must be a share of the fair share, in (0, 1), got {restart}")
+        if not 0 < restart < 1:
+            raise ValueError(f"restart must be a share of the fair share, in (0, 1), got {restart}")
         self.decay, self.restart = decay, restart
         self.register_buffer('code', torch.zeros(codes, width))
         self.register_buffer('share', torch.zeros(codes))
         self.register_buffer('total', torch.zeros(codes, width))
-        self.register_buffer('moments', torch.zeros(2, 1 + width))    # of the latents: mass, mean; mass, mean square
+        self.register_buffer(
+            'moments', torch.zeros(2, 1 + width)
+        )  # of the latents: mass, mean; mass, mean square
 
-    def forward(self, z:Tensor)->Tensor:
+    def forward(self, z: Tensor) -> Tensor:
         "The code nearest to each latent, (N, width) to (N,): the least $\\lVert\\mathbf c_k\\rVert^2-2\\,\\mathbf z\\cdot\\mathbf c_k$."
         with torch.autocast(z.device.type, enabled=False):
             square = self.code.square().sum(1)
-            parts = z.detach().float().split(max(1, 2**24//len(square)))
-            return torch.cat([torch.addmm(square, part, self.code.T, alpha=-2).argmin(1) for part in parts])
+            parts = z.detach().float().split(max(1, 2**24 // len(square)))
+            return torch.cat(
+                [torch.addmm(square, part, self.code.T, alpha=-2).argmin(1) for part in parts]
+            )
 
     @torch.no_grad()
-    def update(self, z:Tensor, code:Tensor, weight:Tensor, generator:torch.Generator|None=None):
+    def update(
+        self, z: Tensor, code: Tensor, weight: Tensor, generator: torch.Generator | None = None
+    ):
         "One step of @eq-codebook on latents (N, width) that chose codes (N,), of weights (N,)."
         z, k = torch.cat([torch.ones_like(z[:, :1]), z], 1).float(), len(self.code)
-        sums = z.new_zeros(k + 2, z.shape[1]).index_add_(0, code, weight[:, None]*z)
+        sums = z.new_zeros(k + 2, z.shape[1]).index_add_(0, code, weight[:, None] * z)
         sums[k:] = torch.stack([weight @ z, weight @ z**2])
         sums = _over_processes(sums)
-        sums = sums/sums[k, 0]                                        # by the weight of all
+        sums = sums / sums[k, 0]  # by the weight of all
         self.moments.lerp_(sums[k:], 1 - self.decay)
         self.share.lerp_(sums[:k, 0], 1 - self.decay)
         self.total.lerp_(sums[:k, 1:], 1 - self.decay)
@@ -130,174 +189,259 @@ class Codebook(nn.Module):
 
     def _restart(self, candidates):
         "Codes as quotients; those that nobody uses become the candidates."
-        dead = self.share < self.restart/len(self.share)
-        self.share[dead] = 1/len(self.share)
-        self.code.copy_(torch.where(dead[:, None], _of_first_process(candidates), self.total/self.share[:, None]))
-        self.total.copy_(self.code*self.share[:, None])
+        dead = self.share < self.restart / len(self.share)
+        self.share[dead] = 1 / len(self.share)
+        self.code.copy_(
+            torch.where(
+                dead[:, None], _of_first_process(candidates), self.total / self.share[:, None]
+            )
+        )
+        self.total.copy_(self.code * self.share[:, None])
 
-    def scale(self)->tuple[Tensor, Tensor]: # each (width,)
+    def scale(self) -> tuple[Tensor, Tensor]:  # each (width,)
         "Mean and standard deviation of the latents; 0 and 1 before anything was seen."
         mass, known = self.moments[0, 0], self.moments[0, 0] > 0
-        mean, square = self.moments[:, 1:]/mass.clamp(min=1e-30)
-        return mean, torch.where(known, (square - mean**2).clamp(min=0).sqrt(), 1.)
+        mean, square = self.moments[:, 1:] / mass.clamp(min=1e-30)
+        return mean, torch.where(known, (square - mean**2).clamp(min=0).sqrt(), 1.0)
 
 # %% ../nbs/library/16_autoencoder.ipynb #11c9fb38
 class Health(NamedTuple):
     "How well a codebook is used."
-    perplexity: Tensor # $\\exp(-\\sum_kp_k\\log p_k)$, 1 to K, a scalar
-    used: Tensor # share of the codes that occur, a scalar
 
-def codebook_health(code:Tensor, # codes that occurred, any shape, int64
-    codes:int, # K, how many there are
-)->Health: # perplexity and share used
+    perplexity: Tensor  # $\\exp(-\\sum_kp_k\\log p_k)$, 1 to K, a scalar
+    used: Tensor  # share of the codes that occur, a scalar
+
+
+def codebook_health(
+    code: Tensor,  # codes that occurred, any shape, int64
+    codes: int,  # K, how many there are
+) -> Health:  # perplexity and share used
     "Perplexity and share of codes in use."
     count = torch.bincount(code.flatten(), minlength=codes)
-    p = count.double()/count.sum()
+    p = count.double() / count.sum()
     return Health(torch.special.entr(p).sum().exp(), (count > 0).double().mean())
 
 # %% ../nbs/library/16_autoencoder.ipynb #6735fca1
 class Latents(NamedTuple):
     "What the encoder says."
-    latents: Tensor # of unit variance, for a diffusion model, (B, latent, h, w)
-    quantised: Tensor # the same, after quantisation
-    code: Tensor # which code each cell chose, (B, h, w), int64
+
+    latents: Tensor  # of unit variance, for a diffusion model, (B, latent, h, w)
+    quantised: Tensor  # the same, after quantisation
+    code: Tensor  # which code each cell chose, (B, h, w), int64
+
 
 class Passage(NamedTuple):
     "An image on its way through, as the loss needs it."
-    image: Tensor # reconstruction, (B, C, H, W)
-    latents: Tensor # as the encoder gives them, (B, latent, h, w)
-    nearest: Tensor # the codes that they chose, without gradient, (B, latent, h, w)
-    code: Tensor # which those are, (B, h, w)
+
+    image: Tensor  # reconstruction, (B, C, H, W)
+    latents: Tensor  # as the encoder gives them, (B, latent, h, w)
+    nearest: Tensor  # the codes that they chose, without gradient, (B, latent, h, w)
+    code: Tensor  # which those are, (B, h, w)
 
 # %% ../nbs/library/16_autoencoder.ipynb #330cdbfe
 class Autoencoder(nn.Module):
     """A local, mask-conditioned, vector-quantised autoencoder (paper, App. F, Table 7; the defaults are its sizes).
 
     Raises `ValueError` for images or masks that do not fit."""
-    def __init__(self,
-        channels:int=3, # of the images
-        base:int=128, # features at full resolution
-        multipliers:Sequence[int]=(1, 2, 4), # features of each level, in units of `base`; each level but the first halves the image
-        blocks:int=2, # residual blocks of each level
-        latent:int=3, # channels of the latents
-        codes:int=8192, # K, the size of the codebook
-        decoder_base:int|None=None, # features of the decoder at full resolution, `base` if not given
-        decoder_blocks:int|None=None, # residual blocks of each of its levels, `blocks` if not given
-        embedding:int|None=None, # width of the embedding of the mask, `base` if not given
-        conditioned:bool=True, # whether the blocks are told the mask; False is for comparison
+
+    def __init__(
+        self,
+        channels: int = 3,  # of the images
+        base: int = 128,  # features at full resolution
+        multipliers: Sequence[int] = (
+            1,
+            2,
+            4,
+        ),  # features of each level, in units of `base`; each level but the first halves the image
+        blocks: int = 2,  # residual blocks of each level
+        latent: int = 3,  # channels of the latents
+        codes: int = 8192,  # K, the size of the codebook
+        decoder_base: int
+        | None = None,  # features of the decoder at full resolution, `base` if not given
+        decoder_blocks: int
+        | None = None,  # residual blocks of each of its levels, `blocks` if not given
+        embedding: int | None = None,  # width of the embedding of the mask, `base` if not given
+        conditioned: bool = True,  # whether the blocks are told the mask; False is for comparison
     ):
         super().__init__()
-        self.config = dict(channels=channels, base=base, multipliers=list(multipliers), blocks=blocks, latent=latent, codes=codes,
-                           decoder_base=decoder_base, decoder_blocks=decoder_blocks, embedding=embedding, conditioned=conditioned)
-        self.channels, self.latent, self.factor, self.conditioned = channels, latent, 2**(len(multipliers) - 1), conditioned
+        self.config = dict(
+            channels=channels,
+            base=base,
+            multipliers=list(multipliers),
+            blocks=blocks,
+            latent=latent,
+            codes=codes,
+            decoder_base=decoder_base,
+            decoder_blocks=decoder_blocks,
+            embedding=embedding,
+            conditioned=conditioned,
+        )
+        self.channels, self.latent, self.factor, self.conditioned = (
+            channels,
+            latent,
+            2 ** (len(multipliers) - 1),
+            conditioned,
+        )
         self.encoder = Encoder(channels, base, multipliers, blocks, latent, embedding or base)
-        self.decoder = Decoder(channels, decoder_base or base, multipliers, decoder_blocks or blocks, latent, embedding or base)
+        self.decoder = Decoder(
+            channels,
+            decoder_base or base,
+            multipliers,
+            decoder_blocks or blocks,
+            latent,
+            embedding or base,
+        )
         self.codebook = Codebook(codes, latent)
 
     def _known(self, known, shape):
         "The mask at full size, after a look at it."
         n, _, height, width = shape
-        if known is None: return torch.ones(n, 1, height, width, dtype=torch.bool, device=self.codebook.code.device)
-        if known.dtype != torch.bool or known.ndim != 4 or known.shape[0] not in (1, n) or known.shape[1:] != (1, height, width):
-            raise ValueError(f"known must be bool, ({n} or 1, 1, {height}, {width}), got {known.dtype}, {tuple(known.shape)}")
+        if known is None:
+            return torch.ones(
+                n, 1, height, width, dtype=torch.bool, device=self.codebook.code.device
+            )
+        if (
+            known.dtype != torch.bool
+            or known.ndim != 4
+            or known.shape[0] not in (1, n)
+            or known.shape[1:] != (1, height, width)
+        ):
+            raise ValueError(
+                f"known must be bool, ({n} or 1, 1, {height}, {width}), got {known.dtype}, {tuple(known.shape)}"
+            )
         return known.expand(n, 1, height, width)
 
-    def _told(self, known): return known if self.conditioned else torch.ones_like(known)
+    def _told(self, known):
+        return known if self.conditioned else torch.ones_like(known)
 
     def _encode(self, x, known):
-        if x.ndim != 4 or x.shape[1] != self.channels: raise ValueError(f"x must be (B, {self.channels}, H, W), got {tuple(x.shape)}")
-        if x.shape[2]%self.factor or x.shape[3]%self.factor: raise ValueError(f"x must have sides that {self.factor} divides, got {tuple(x.shape[2:])}")
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"x must be (B, {self.channels}, H, W), got {tuple(x.shape)}")
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(
+                f"x must have sides that {self.factor} divides, got {tuple(x.shape[2:])}"
+            )
         known = self._known(known, x.shape)
-        return self.encoder(torch.where(known, x, 0.), self._told(known)), known
+        return self.encoder(torch.where(known, x, 0.0), self._told(known)), known
 
     def _quantise(self, z):
         "Codes in place of latents, and which they are."
         code = self.codebook(z.movedim(1, -1).flatten(0, 2))
-        return F.embedding(code, self.codebook.code).unflatten(0, (len(z), *z.shape[2:])).movedim(-1, 1).to(z.dtype), code.unflatten(0, (len(z), *z.shape[2:]))
+        return F.embedding(code, self.codebook.code).unflatten(0, (len(z), *z.shape[2:])).movedim(
+            -1, 1
+        ).to(z.dtype), code.unflatten(0, (len(z), *z.shape[2:]))
 
-    def _scale(self): return (part[:, None, None] for part in self.codebook.scale())
+    def _scale(self):
+        return (part[:, None, None] for part in self.codebook.scale())
 
-    def encode(self, x:Tensor, known:Tensor|None=None)->Latents:
+    def encode(self, x: Tensor, known: Tensor | None = None) -> Latents:
         "Latents of images (B, C, H, W) of which `known` (B or 1, 1, H, W) is observed; None is all."
         z, _ = self._encode(x, known)
         nearest, code = self._quantise(z)
         mean, std = self._scale()
-        return Latents((z - mean)/std, (nearest - mean)/std, code)
+        return Latents((z - mean) / std, (nearest - mean) / std, code)
 
-    def decode(self, latents:Tensor, known:Tensor|None=None)->Tensor:
+    def decode(self, latents: Tensor, known: Tensor | None = None) -> Tensor:
         "Images (B, C, H, W) of latents of unit variance, quantised first; `known` is the mask the encoder had, None if the latents are whole."
-        if latents.ndim != 4 or latents.shape[1] != self.latent: raise ValueError(f"latents must be (B, {self.latent}, h, w), got {tuple(latents.shape)}")
+        if latents.ndim != 4 or latents.shape[1] != self.latent:
+            raise ValueError(
+                f"latents must be (B, {self.latent}, h, w), got {tuple(latents.shape)}"
+            )
         mean, std = self._scale()
-        z = latents*std + mean
-        known = self._known(known, (len(z), 1, z.shape[2]*self.factor, z.shape[3]*self.factor))
+        z = latents * std + mean
+        known = self._known(known, (len(z), 1, z.shape[2] * self.factor, z.shape[3] * self.factor))
         return self.decoder(z + (self._quantise(z)[0] - z).detach(), self._told(known))
 
-    def forward(self, x:Tensor, known:Tensor|None=None, generator:torch.Generator|None=None)->Passage:
+    def forward(
+        self, x: Tensor, known: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Passage:
         "There and back, the gradient passing straight through the quantisation; in training mode the codebook follows."
         z, known = self._encode(x, known)
         nearest, code = self._quantise(z)
         image = self.decoder(z + (nearest - z).detach(), self._told(known))
         if self.training:
             weight = F.avg_pool2d(known.float(), self.factor).flatten()
-            self.codebook.update(z.detach().movedim(1, -1).flatten(0, 2), code.flatten(), weight, generator)
+            self.codebook.update(
+                z.detach().movedim(1, -1).flatten(0, 2), code.flatten(), weight, generator
+            )
         return Passage(image, z, nearest, code)
 
 # %% ../nbs/library/16_autoencoder.ipynb #b00ac490
-def mixed_masks(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:torch.Generator|None=None, # on the CPU
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def mixed_masks(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: torch.Generator | None = None,  # on the CPU
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Masks of all kinds in equal parts, in a fixed order: it is the images that come in random order."
     counts = [len(part) for part in torch.arange(n).tensor_split(len(MASKS))]
-    return torch.cat([draw(k, height, width, generator) for k, draw in zip(counts, MASKS.values()) if k])
+    return torch.cat(
+        [draw(k, height, width, generator) for k, draw in zip(counts, MASKS.values()) if k]
+    )
 
 # %% ../nbs/library/16_autoencoder.ipynb #b50114a0
 @cache
-def mask_stock(height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    count:int, # masks
-)->Tensor: # True where known, bool, (count, 1, height, width)
+def mask_stock(
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    count: int,  # masks
+) -> Tensor:  # True where known, bool, (count, 1, height, width)
     "The same masks of all kinds whenever it is asked."
     return mixed_masks(count, height, width, torch.Generator().manual_seed(0))
 
-def stocked_masks(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:torch.Generator|None=None, # on the CPU
-    count:int=512, # masks in stock
-)->Tensor: # True where known, bool, (n, 1, height, width)
+
+def stocked_masks(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: torch.Generator | None = None,  # on the CPU
+    count: int = 512,  # masks in stock
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Masks from the stock, each mirrored along either axis or not."
     stock = mask_stock(height, width, count)
     chosen = stock[torch.randint(len(stock), (n,), generator=generator)]
     for axis in (2, 3):
-        chosen = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < .5, chosen.flip(axis), chosen)
+        chosen = torch.where(
+            torch.rand(n, 1, 1, 1, generator=generator) < 0.5, chosen.flip(axis), chosen
+        )
     return chosen
 
 # %% ../nbs/library/16_autoencoder.ipynb #4eaa7ca1
-def autoencoder_loss(net:Callable, # an `Autoencoder`, wrapped or not
-    x:Tensor, # images, (B, C, H, W)
-    label:Tensor|None=None, # not used
-    generator:torch.Generator|None=None, # of masks and of codes put back to life
-    law:Callable=stocked_masks, # of masks, `law(n, height, width, generator)`, on the CPU
-    commitment:float=.25, # beta
-    consistency:float=0., # gamma
-    feature_loss:Callable|None=None, # F, `feature_loss(image, target)`, a scalar
-    feature_weight:float=1., # w
-)->tuple[Tensor, dict]: # the loss, and what to log
+def autoencoder_loss(
+    net: Callable,  # an `Autoencoder`, wrapped or not
+    x: Tensor,  # images, (B, C, H, W)
+    label: Tensor | None = None,  # not used
+    generator: torch.Generator | None = None,  # of masks and of codes put back to life
+    law: Callable = stocked_masks,  # of masks, `law(n, height, width, generator)`, on the CPU
+    commitment: float = 0.25,  # beta
+    consistency: float = 0.0,  # gamma
+    feature_loss: Callable | None = None,  # F, `feature_loss(image, target)`, a scalar
+    feature_weight: float = 1.0,  # w
+) -> tuple[Tensor, dict]:  # the loss, and what to log
     "The loss @eq-autoencoder-loss on each image masked and whole, with its parts, the leak and the health of the codebook."
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device if generator else None).item()
+    seed = torch.randint(
+        2**62, (), generator=generator, device=generator.device if generator else None
+    ).item()
     known = law(len(x), *x.shape[2:], torch.Generator().manual_seed(seed)).to(x.device)
     known, target = torch.cat([known, torch.ones_like(known)]), torch.cat([x, x])
     image, z, nearest, code = net(target, known, generator)
-    image, factor = torch.where(known, image, target), x.shape[3]//z.shape[3]
-    l1 = (image - target).abs().sum()/(known.sum()*x.shape[1])
+    image, factor = torch.where(known, image, target), x.shape[3] // z.shape[3]
+    l1 = (image - target).abs().sum() / (known.sum() * x.shape[1])
     weight = F.avg_pool2d(known.float(), factor)
-    commit = (weight*(z - nearest)**2).sum()/(weight.sum()*z.shape[1])
-    (masked, whole), cells = z.chunk(2), latent_known(known[:len(x)], factor)
-    leak = (cells*(masked - whole.detach())**2/whole.detach().var((0, 2, 3), keepdim=True)).sum()/(cells.sum()*z.shape[1]).clamp(min=1)
+    commit = (weight * (z - nearest) ** 2).sum() / (weight.sum() * z.shape[1])
+    (masked, whole), cells = z.chunk(2), latent_known(known[: len(x)], factor)
+    leak = (
+        cells * (masked - whole.detach()) ** 2 / whole.detach().var((0, 2, 3), keepdim=True)
+    ).sum() / (cells.sum() * z.shape[1]).clamp(min=1)
     features = feature_loss(image, target) if feature_loss else l1.new_zeros(())
-    health = codebook_health(code[len(x):], len(getattr(net, 'module', net).codebook.code))
-    parts = dict(l1=l1, commitment=commit, features=features, leak=leak, perplexity=health.perplexity, used=health.used)
+    health = codebook_health(code[len(x) :], len(getattr(net, 'module', net).codebook.code))
+    parts = dict(
+        l1=l1,
+        commitment=commit,
+        features=features,
+        leak=leak,
+        perplexity=health.perplexity,
+        used=health.used,
+    )
     parts = {name: value.detach().float() for name, value in parts.items()}
-    return l1 + commitment*commit + feature_weight*features + consistency*leak, parts
+    return l1 + commitment * commit + feature_weight * features + consistency * leak, parts

@@ -7,70 +7,91 @@ __all__ = ['MADE_AT', 'EPILOG', 'UsageError', 'one_of', 'writable', 'product_nam
            'train_command', 'sample_command', 'hole_of', 'inpaint_command', 'fetch_command', 'parser', 'main']
 
 # %% ../nbs/library/25_cli.ipynb #744a1a0c
-from collections.abc import Sequence
-from pathlib import Path
 import argparse
 import os
 import re
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 # %% ../nbs/library/25_cli.ipynb #94060a04
 class UsageError(Exception):
     "A mistake in what was asked: shown as one line, exit status 2."
 
-def one_of(what:str, # what to call the argument
-    value:str, # what came
-    choices:Sequence[str], # what would have been right
-)->str: # `value`
+
+def one_of(
+    what: str,  # what to call the argument
+    value: str,  # what came
+    choices: Sequence[str],  # what would have been right
+) -> str:  # `value`
     "`value`, if it is one of the choices; else a `UsageError` that lists them."
-    if value in choices: return value
+    if value in choices:
+        return value
     import difflib
+
     near = difflib.get_close_matches(value, choices, 1)
-    raise UsageError(f"{what} must be one of {', '.join(choices)}; got {value!r}" + (f". Did you mean {near[0]!r}?" if near else ''))
+    raise UsageError(
+        f"{what} must be one of {', '.join(choices)}; got {value!r}"
+        + (f". Did you mean {near[0]!r}?" if near else '')
+    )
 
 # %% ../nbs/library/25_cli.ipynb #27225096
-def writable(path:str|Path, # a file to be
-    force:bool=False, # overwrite what is there
-)->Path: # the path
+def writable(
+    path: str | Path,  # a file to be
+    force: bool = False,  # overwrite what is there
+) -> Path:  # the path
     "A place for a result; else a `UsageError`."
     path = Path(path)
-    if path.exists() and not force: raise UsageError(f"{path} exists already; choose another --out, or say --force")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already; choose another --out, or say --force")
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder/f'.asyncpatch-{os.getpid()}'
+        probe = folder / f'.asyncpatch-{os.getpid()}'
         probe.touch()
         probe.unlink()
-    except OSError as e: raise UsageError(f"cannot write to {folder} ({e.strerror}); choose another --out") from e
+    except OSError as e:
+        raise UsageError(f"cannot write to {folder} ({e.strerror}); choose another --out") from e
     return path
 
 # %% ../nbs/library/25_cli.ipynb #d48867fa
-def product_names(notebook:Path, # a result notebook
-)->list[str]: # names of the products that it makes
+def product_names(
+    notebook: Path,  # a result notebook
+) -> list[str]:  # names of the products that it makes
     "Which figures and tables a notebook declares."
     return re.findall(r"Product\(\s*'([\w-]+)'", notebook.read_text(encoding='utf-8'))
 
-def result_notebooks(root:Path, # of the checkout
-    only:Sequence[str]=(), # names of products; all if empty
-)->list[Path]: # in the order of the book
+
+def result_notebooks(
+    root: Path,  # of the checkout
+    only: Sequence[str] = (),  # names of products; all if empty
+) -> list[Path]:  # in the order of the book
     "The notebooks that make the products asked for; a `UsageError` for a product that no notebook makes."
-    notebooks = {path: product_names(path) for path in sorted((root/'nbs/results').glob('[0-9]*.ipynb'))}
+    notebooks = {
+        path: product_names(path) for path in sorted((root / 'nbs/results').glob('[0-9]*.ipynb'))
+    }
     every = [name for names in notebooks.values() for name in names]
-    for name in only: one_of('--only', name, every)
-    return [path for path, names in notebooks.items() if (set(only) & set(names) if only else names)]
+    for name in only:
+        one_of('--only', name, every)
+    return [
+        path for path, names in notebooks.items() if (set(only) & set(names) if only else names)
+    ]
 
 # %% ../nbs/library/25_cli.ipynb #ae905c5c
 def _client(notebook, folder):
     "An nbclient that passes standard error on instead of storing it, and knows when Ctrl-C took its kernel away."
     from nbclient import NotebookClient
+
     class Client(NotebookClient):
         busy = interrupted = False
 
         async def async_execute_cell(self, *args, **kwargs):
             self.busy = True
-            try: return await super().async_execute_cell(*args, **kwargs)
-            finally: self.busy = False
+            try:
+                return await super().async_execute_cell(*args, **kwargs)
+            finally:
+                self.busy = False
 
         async def _async_cleanup_kernel(self):
             self.interrupted |= self.busy
@@ -82,45 +103,70 @@ def _client(notebook, folder):
                 sys.stderr.flush()
                 return None
             return super().output(outs, msg, display_id, cell_index)
-    return Client(notebook, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=str(folder))), extra_arguments=['--log-level=ERROR'])
+
+    return Client(
+        notebook,
+        timeout=None,
+        kernel_name='python3',
+        resources=dict(metadata=dict(path=str(folder))),
+        extra_arguments=['--log-level=ERROR'],
+    )
 
 # %% ../nbs/library/25_cli.ipynb #4c0572f1
 def _execute(path, destination):
     "Run a notebook in a fresh kernel and write it, with its outputs, to `destination`."
     import nbformat
+
     from asyncpatch.weights import write_atomically
+
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [c for c in notebook.cells if 'nbdev_export(' not in c.source]
     client = _client(notebook, path.parent)
-    try: client.execute()
+    try:
+        client.execute()
     except Exception:
-        if client.interrupted: raise KeyboardInterrupt from None
+        if client.interrupted:
+            raise KeyboardInterrupt from None
         raise
     write_atomically(destination, nbformat.writes(notebook))
 
 # %% ../nbs/library/25_cli.ipynb #a3871dc4
 MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'leaves16']}
 
-def reproduce(scale:str='digits', # where to run, one of `MADE_AT`
-    only:Sequence[str]=(), # products, all if empty
-    out:str|None=None, # folder for products, `figures` of the checkout if not given
-    full:bool=False, # the full records, not the quick part
-    from_scratch:bool=False, # train every model here, also those that ship
-)->int: # exit status
+
+def reproduce(
+    scale: str = 'digits',  # where to run, one of `MADE_AT`
+    only: Sequence[str] = (),  # products, all if empty
+    out: str | None = None,  # folder for products, `figures` of the checkout if not given
+    full: bool = False,  # the full records, not the quick part
+    from_scratch: bool = False,  # train every model here, also those that ship
+) -> int:  # exit status
     "Execute the result notebooks of a checkout at a scale and say what they made."
     from asyncpatch.runs import checkout, runs_folder, say
+
     one_of('--scale', scale, list(MADE_AT))
     root = checkout()
     notebooks = result_notebooks(root, only)
     part = 'full' if full else 'quick'
-    if out: writable(Path(out)/scale/'probe')
-    os.environ.update(ASYNCPATCH_SCALE=scale, ASYNCPATCH_PART=part, MPLBACKEND='module://matplotlib_inline.backend_inline', **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}), **({'ASYNCPATCH_FROM_SCRATCH': '1'} if from_scratch else {}))
-    if scale == 'smoke': os.environ.setdefault('IN_TEST', '1')
-    if full: say("The full records take about two hours on two CPU cores; stop at any time, the same command continues.")
+    if out:
+        writable(Path(out) / scale / 'probe')
+    os.environ.update(
+        ASYNCPATCH_SCALE=scale,
+        ASYNCPATCH_PART=part,
+        MPLBACKEND='module://matplotlib_inline.backend_inline',
+        **({'ASYNCPATCH_OUT': str(Path(out).resolve())} if out else {}),
+        **({'ASYNCPATCH_FROM_SCRATCH': '1'} if from_scratch else {}),
+    )
+    if scale == 'smoke':
+        os.environ.setdefault('IN_TEST', '1')
+    if full:
+        say(
+            "The full records take about two hours on two CPU cores; stop at any time, the same command continues."
+        )
     for i, path in enumerate(notebooks):
         began = time.monotonic()
         say(f"[{i + 1}/{len(notebooks)}] {path.stem}: {', '.join(product_names(path))}")
-        _execute(path, runs_folder(scale)/'notebooks'/path.relative_to(root/'nbs'))
+        _execute(path, runs_folder(scale) / 'notebooks' / path.relative_to(root / 'nbs'))
         say(f"[{i + 1}/{len(notebooks)}] {path.stem}: done in {time.monotonic() - began:.0f} s")
     return _summary(scale, part, [n for path in notebooks for n in product_names(path)])
 
@@ -128,191 +174,336 @@ def reproduce(scale:str='digits', # where to run, one of `MADE_AT`
 def _summary(scale, part, names):
     "Print where every product is, and whether it agrees with the record that ships."
     import json
+
     from asyncpatch.runs import products_folder, runs_folder
+
     if scale == 'smoke':
         print(f"smoke: {', '.join(names)} were made and thrown away; their numbers mean nothing")
         return 0
     alarms = []
-    for path in (path for at in MADE_AT[scale] for path in sorted(products_folder(at, part).glob('*'))):
-        if path.is_file() and path.stem in names and path.suffix in ('.png', '.md', '.gif'): print(path)
-    for path in (path for at in MADE_AT[scale] for path in sorted((runs_folder(at)/'agreement').glob('*.json'))):
-        if path.stem not in names: continue
+    for path in (
+        path for at in MADE_AT[scale] for path in sorted(products_folder(at, part).glob('*'))
+    ):
+        if path.is_file() and path.stem in names and path.suffix in ('.png', '.md', '.gif'):
+            print(path)
+    for path in (
+        path
+        for at in MADE_AT[scale]
+        for path in sorted((runs_folder(at) / 'agreement').glob('*.json'))
+    ):
+        if path.stem not in names:
+            continue
         rows = json.loads(path.read_text())
-        alarms += [f"{path.stem}: {row['cell']}: {row['ours']:.4g} here, {row['theirs']:.4g} in the record" for row in rows if not row['agrees']]
-        print(f"{path.stem}: {sum(row['agrees'] for row in rows)} of {len(rows)} numbers agree with the shipped record")
-    for alarm in alarms: print('disagrees: ' + alarm)
+        alarms += [
+            f"{path.stem}: {row['cell']}: {row['ours']:.4g} here, {row['theirs']:.4g} in the record"
+            for row in rows
+            if not row['agrees']
+        ]
+        print(
+            f"{path.stem}: {sum(row['agrees'] for row in rows)} of {len(rows)} numbers agree with the shipped record"
+        )
+    for alarm in alarms:
+        print('disagrees: ' + alarm)
     return int(bool(alarms))
 
 # %% ../nbs/library/25_cli.ipynb #21b92e5b
-def train_command(args:argparse.Namespace, # of the command line
-)->int: # exit status
+def train_command(
+    args: argparse.Namespace,  # of the command line
+) -> int:  # exit status
     "`asyncpatch train`: a model of a scale by its name, or one of the paper's own runs by its configuration; here or elsewhere; or continue to."
     from functools import partial
+
     from asyncpatch.runs import PLACES, RECIPES, configured, parsed, send, train_configured
+
     one_of('--where', args.where, list(PLACES))
     options = {k: getattr(args, k) for k in ('steps', 'minutes') if getattr(args, k) is not None}
     if args.config:
-        if not args.images: raise UsageError("--images must name the folder with your copy of the data when --config is given")
-        folder = Path(args.out or f'runs/{configured(args.config).name}-{args.law or "own"}-{args.seed}')
-        work = partial(train_configured, args.config, args.images, law=args.law, seed=args.seed, autoencoder=args.autoencoder, folder=folder, width=args.width, **options)
+        if not args.images:
+            raise UsageError(
+                "--images must name the folder with your copy of the data when --config is given"
+            )
+        folder = Path(
+            args.out or f'runs/{configured(args.config).name}-{args.law or "own"}-{args.seed}'
+        )
+        work = partial(
+            train_configured,
+            args.config,
+            args.images,
+            law=args.law,
+            seed=args.seed,
+            autoencoder=args.autoencoder,
+            folder=folder,
+            width=args.width,
+            **options,
+        )
     else:
         one_of('--scale', args.scale, list(RECIPES))
         name = args.law or 'asyncpatch'
-        try: parsed(name)
-        except ValueError as e: raise UsageError(str(e).replace('name must', '--law must', 1)) from e
+        try:
+            parsed(name)
+        except ValueError as e:
+            raise UsageError(str(e).replace('name must', '--law must', 1)) from e
         folder = Path(args.out or f'runs/{args.scale}/{name}-{args.seed}')
         work = partial(_train_by_name, args.scale, name, args.seed, folder, options)
-    writable(folder/'config.json', force=True)
+    writable(folder / 'config.json', force=True)
     send(work, where=args.where, processes=args.processes, nodes=args.nodes)
-    print(folder/'weights.safetensors')
+    print(folder / 'weights.safetensors')
     return 0
+
 
 def _train_by_name(scale, name, seed, folder, options):
     "A model of a scale, in a folder of the user's choice."
     from asyncpatch.runs import learn
+
     learn(folder, scale, name, seed, **options)
 
 # %% ../nbs/library/25_cli.ipynb #ca05d047
 def _write(picture, path):
     "A picture as PNG, written whole or not at all."
     import io
+
     from asyncpatch.weights import write_atomically
+
     out = io.BytesIO()
     picture.save(out, format='PNG')
     print(write_atomically(path, out.getvalue()))
 
+
 def _sheet(rows, columns, path):
     "Images side by side, enlarged so that pixels can be seen."
     from PIL import Image
+
     from asyncpatch.data import grid
-    page, times = Image.fromarray(grid(rows, columns).numpy()), max(1, 64//rows.shape[-1])
-    _write(page.resize((page.width*times, page.height*times), Image.Resampling.NEAREST), path)
+
+    page, times = Image.fromarray(grid(rows, columns).numpy()), max(1, 64 // rows.shape[-1])
+    _write(page.resize((page.width * times, page.height * times), Image.Resampling.NEAREST), path)
+
 
 def _progress(points, what):
     "A callback that moves a bar, and the bar."
     from tqdm import tqdm
+
     bar = tqdm(total=points - 1, desc=what, unit='step')
     return bar, lambda *state: bar.update()
 
 # %% ../nbs/library/25_cli.ipynb #db648341
 def _window(denoiser):
     "Side in pixels of the images that a model was trained on."
-    from asyncpatch.runs import SOURCES, images_of
     import torch
+
+    from asyncpatch.runs import SOURCES, images_of
+
     data = getattr(denoiser, 'about', {}).get('data')
-    if data not in SOURCES: raise UsageError(f"--model must be a network for one of {', '.join(SOURCES)}; this one was trained on {data}")
+    if data not in SOURCES:
+        raise UsageError(
+            f"--model must be a network for one of {', '.join(SOURCES)}; this one was trained on {data}"
+        )
     return images_of(data)[torch.arange(1)].x.shape[-1]
+
 
 def _load(name):
     "A model to sample from."
     from asyncpatch.schedules import Denoiser
     from asyncpatch.weights import load
+
     denoiser = load(name)
-    if not isinstance(denoiser, Denoiser): raise UsageError(f"--model must be a diffusion model, got {name}, which is a {type(denoiser).__name__}")
+    if not isinstance(denoiser, Denoiser):
+        raise UsageError(
+            f"--model must be a diffusion model, got {name}, which is a {type(denoiser).__name__}"
+        )
     return denoiser
 
 # %% ../nbs/library/25_cli.ipynb #def04009
-def sample_command(args:argparse.Namespace, # of the command line
-)->int: # exit status
+def sample_command(
+    args: argparse.Namespace,  # of the command line
+) -> int:  # exit status
     "`asyncpatch sample`: images from a model, one seed each."
     import torch
+
     from asyncpatch import spatial
     from asyncpatch.joint import generators
     from asyncpatch.samplers import sample
+
     path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
     net, side = denoiser.net, _window(denoiser)
-    if args.label is not None and not args.label < net.classes: raise UsageError(f"--label must be from 0 to {net.classes - 1}, got {args.label}")
-    labels = torch.arange(args.count)%max(1, net.classes) if args.label is None else torch.full((args.count,), args.label)
-    order = {'raster': spatial.raster(side, side, side//4), 'spiral': spatial.spiral(side, side, side//4)}.get(args.order)
-    if order is not None and args.points <= order.max(): raise UsageError(f"--points must be at least {int(order.max()) + 1} for --order {args.order}, a step for each patch; got {args.points}")
-    maps = spatial.synchronous(args.points) if order is None else spatial.autoregressive(order, args.points//int(order.max() + 1))
+    if args.label is not None and not args.label < net.classes:
+        raise UsageError(f"--label must be from 0 to {net.classes - 1}, got {args.label}")
+    labels = (
+        torch.arange(args.count) % max(1, net.classes)
+        if args.label is None
+        else torch.full((args.count,), args.label)
+    )
+    order = {
+        'raster': spatial.raster(side, side, side // 4),
+        'spiral': spatial.spiral(side, side, side // 4),
+    }.get(args.order)
+    if order is not None and args.points <= order.max():
+        raise UsageError(
+            f"--points must be at least {int(order.max()) + 1} for --order {args.order}, a step for each patch; got {args.points}"
+        )
+    maps = (
+        spatial.synchronous(args.points)
+        if order is None
+        else spatial.autoregressive(order, args.points // int(order.max() + 1))
+    )
     bar, callback = _progress(len(maps), 'sampling')
-    with bar: x = sample(denoiser, maps, (args.count, net.channels, side, side), label=labels if net.classes else None, generator=generators(range(args.seed, args.seed + args.count)), callback=callback)
+    with bar:
+        x = sample(
+            denoiser,
+            maps,
+            (args.count, net.channels, side, side),
+            label=labels if net.classes else None,
+            generator=generators(range(args.seed, args.seed + args.count)),
+            callback=callback,
+        )
     _sheet(x, 10, path)
     return 0
 
 # %% ../nbs/library/25_cli.ipynb #f6dbaf3d
-def hole_of(mask:str, # a family of masks, a box "top,left,bottom,right" in pixels, or the file of a picture, white in the hole
-    height:int, # of the picture in pixels
-    width:int, # of the picture in pixels
-    seed:int=0, # of a mask that is drawn
-)->'torch.Tensor': # True where a pixel is known, (height, width)
+def hole_of(
+    mask: str,  # a family of masks, a box "top,left,bottom,right" in pixels, or the file of a picture, white in the hole
+    height: int,  # of the picture in pixels
+    width: int,  # of the picture in pixels
+    seed: int = 0,  # of a mask that is drawn
+) -> 'torch.Tensor':  # True where a pixel is known, (height, width)
     "What is known of a picture behind a mask; else a `UsageError`."
-    import numpy as np, torch
+    import numpy as np
+    import torch
     from PIL import Image
+
     from asyncpatch.masks import FAMILIES
+
     if re.fullmatch(r'\d+(,\d+){3}', mask):
         top, left, bottom, right = map(int, mask.split(','))
-        if not (top < bottom <= height and left < right <= width): raise UsageError(f"--mask must be a box top,left,bottom,right inside {height} x {width} pixels, got {mask}")
+        if not (top < bottom <= height and left < right <= width):
+            raise UsageError(
+                f"--mask must be a box top,left,bottom,right inside {height} x {width} pixels, got {mask}"
+            )
         known = torch.ones(height, width, dtype=torch.bool)
         known[top:bottom, left:right] = False
     elif Path(mask).is_file():
         drawn = torch.from_numpy(np.array(Image.open(mask).convert('L')))
-        if drawn.shape != (height, width): raise UsageError(f"--mask must have the size of the picture, {width} x {height}; {mask} has {drawn.shape[1]} x {drawn.shape[0]}")
+        if drawn.shape != (height, width):
+            raise UsageError(
+                f"--mask must have the size of the picture, {width} x {height}; {mask} has {drawn.shape[1]} x {drawn.shape[0]}"
+            )
         known = drawn < 128
     else:
         family = FAMILIES[one_of('--mask', mask, list(FAMILIES))]
         known = family(1, height, width, torch.Generator().manual_seed(seed))[0, 0]
-    if known.all() or not known.any(): raise UsageError(f"--mask must leave something known and something missing; {mask} leaves {'nothing missing' if known.all() else 'nothing known'}")
+    if known.all() or not known.any():
+        raise UsageError(
+            f"--mask must leave something known and something missing; {mask} leaves {'nothing missing' if known.all() else 'nothing known'}"
+        )
     return known
 
 # %% ../nbs/library/25_cli.ipynb #e6167fa1
-def inpaint_command(args:argparse.Namespace, # of the command line
-)->int: # exit status
+def inpaint_command(
+    args: argparse.Namespace,  # of the command line
+) -> int:  # exit status
     "`asyncpatch inpaint`: fill a hole in a held-out digit, or in a picture of one's own, of any size."
     from asyncpatch.inpainting import METHODS
+
     one_of('--method', args.method, [name for name in METHODS if name != 'supervised'])
     return _inpaint_digit(args) if args.picture is None else _inpaint_picture(args)
+
 
 def _inpaint_digit(args):
     "A held-out digit, its masked version, several completions, and the truth."
     import torch
+
     from asyncpatch.data import digits
     from asyncpatch.inpainting import METHODS
     from asyncpatch.joint import generators
+
     held_out = digits().held_out
-    if args.digit >= len(held_out): raise UsageError(f"--digit must be from 0 to {len(held_out) - 1}, the held-out digits; got {args.digit}")
+    if args.digit >= len(held_out):
+        raise UsageError(
+            f"--digit must be from 0 to {len(held_out) - 1}, the held-out digits; got {args.digit}"
+        )
     known, count = hole_of(args.mask, 8, 8, args.seed)[None, None], args.count or 8
     path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
     chosen = held_out[torch.full((count,), args.digit)]
     print(f"{args.method}, {count} seeds …", file=sys.stderr)
-    filled = METHODS[args.method](denoiser, chosen.x, known.expand(count, 1, 8, 8), label=chosen.label, generator=generators(range(args.seed, args.seed + count)))
-    masked = torch.where(known, chosen.x, .3)[:1]
+    filled = METHODS[args.method](
+        denoiser,
+        chosen.x,
+        known.expand(count, 1, 8, 8),
+        label=chosen.label,
+        generator=generators(range(args.seed, args.seed + count)),
+    )
+    masked = torch.where(known, chosen.x, 0.3)[:1]
     _sheet(torch.cat([masked, filled, chosen.x[:1]]), count + 2, path)
     return 0
 
+
 def _inpaint_picture(args):
     "The picture with its hole filled, once for each seed, side by side."
-    import numpy as np, torch
+    import numpy as np
+    import torch
     from PIL import Image
+
     from asyncpatch.data import as_picture, to_uint8
     from asyncpatch.inpainting import METHODS, fill_picture
     from asyncpatch.weights import shipped
-    if not Path(args.picture).is_file(): raise UsageError(f"PICTURE must be a file, got {args.picture}")
+
+    if not Path(args.picture).is_file():
+        raise UsageError(f"PICTURE must be a file, got {args.picture}")
     opened = Image.open(args.picture)
-    picture = as_picture(opened, 1 if opened.mode in ('1', 'L', 'LA') or opened.mode[0] in 'IF' else 3)
-    if args.side: picture.thumbnail((args.side, args.side), Image.Resampling.BOX)
-    x = torch.from_numpy(np.array(picture)).float()/127.5 - 1
-    x = x[None] if x.ndim == 2 else x.permute(2, 0, 1)                                       # (C, H, W)
+    picture = as_picture(
+        opened, 1 if opened.mode in ('1', 'L', 'LA') or opened.mode[0] in 'IF' else 3
+    )
+    if args.side:
+        picture.thumbnail((args.side, args.side), Image.Resampling.BOX)
+    x = torch.from_numpy(np.array(picture)).float() / 127.5 - 1
+    x = x[None] if x.ndim == 2 else x.permute(2, 0, 1)  # (C, H, W)
     known = hole_of(args.mask, *x.shape[1:], args.seed)
-    name = args.model or next((n for n in ('leaves-asyncpatch', 'leaves16-asyncpatch') if f'{n}-0' in shipped()), 'digits-asyncpatch')
+    name = args.model or next(
+        (n for n in ('leaves-asyncpatch', 'leaves16-asyncpatch') if f'{n}-0' in shipped()),
+        'digits-asyncpatch',
+    )
     path, denoiser = writable(args.out, args.force), _load(name)
-    if args.label is not None and not args.label < denoiser.net.classes: raise UsageError(f"--label must be from 0 to {denoiser.net.classes - 1}, got {args.label}")
-    side, points = _window(denoiser), dict(points=args.points) if args.method in ('native', 'imputation') else {}
-    print(f"{name}, windows of {side} x {side} over {x.shape[2]} x {x.shape[1]} pixels, {int((~known).sum())} missing, {args.method} …", file=sys.stderr)
-    filled = [fill_picture(denoiser, x, known, side, denoiser.net.channels, METHODS[args.method], label=args.label, seed=args.seed + i, **points) for i in range(args.count or 1)]
+    if args.label is not None and not args.label < denoiser.net.classes:
+        raise UsageError(f"--label must be from 0 to {denoiser.net.classes - 1}, got {args.label}")
+    side, points = (
+        _window(denoiser),
+        dict(points=args.points) if args.method in ('native', 'imputation') else {},
+    )
+    print(
+        f"{name}, windows of {side} x {side} over {x.shape[2]} x {x.shape[1]} pixels, {int((~known).sum())} missing, {args.method} …",
+        file=sys.stderr,
+    )
+    filled = [
+        fill_picture(
+            denoiser,
+            x,
+            known,
+            side,
+            denoiser.net.channels,
+            METHODS[args.method],
+            label=args.label,
+            seed=args.seed + i,
+            **points,
+        )
+        for i in range(args.count or 1)
+    ]
     page = to_uint8(torch.cat(filled, -1)).permute(1, 2, 0).numpy()
     _write(Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page), path)
     return 0
 
 # %% ../nbs/library/25_cli.ipynb #bdcf0d0c
-def fetch_command(args:argparse.Namespace, # of the command line
-)->int: # exit status
+def fetch_command(
+    args: argparse.Namespace,  # of the command line
+) -> int:  # exit status
     "`asyncpatch fetch`: the published networks behind FID and LPIPS."
     from asyncpatch.metrics import PUBLISHED, fetch
-    for name in args.names: one_of('NAME', name, list(PUBLISHED))
-    if args.file and len(args.names) != 1: raise UsageError(f"--from must go with one NAME, got {len(args.names)}")
-    for path in fetch(*args.names, path=args.file): print(path)
+
+    for name in args.names:
+        one_of('NAME', name, list(PUBLISHED))
+    if args.file and len(args.names) != 1:
+        raise UsageError(f"--from must go with one NAME, got {len(args.names)}")
+    for path in fetch(*args.names, path=args.file):
+        print(path)
     return 0
 
 # %% ../nbs/library/25_cli.ipynb #aa4e6f62
@@ -326,85 +517,215 @@ EPILOG = """examples:
   asyncpatch train --config configs/imagenet64-60m.json --images /data/imagenet    one of the paper's own runs
 """
 
+
 def _number(low):
     "An integer of at least `low`."
+
     def parse(text):
-        try: value = int(text)
-        except ValueError: value = low - 1
-        if value < low: raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {low}, got {text!r}"
+            )
         return value
+
     return parse
 
 # %% ../nbs/library/25_cli.ipynb #afdaa0e5
-def parser()->argparse.ArgumentParser: # of all commands
+def parser() -> argparse.ArgumentParser:  # of all commands
     "The commands and their options."
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument('--debug', action='store_true', help='show a traceback when something fails')
-    top = argparse.ArgumentParser('asyncpatch', description='AsyncPatch Diffusion (arXiv 2606.07079), reproduced: one clock per pixel.', epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common.add_argument(
+        '--debug', action='store_true', help='show a traceback when something fails'
+    )
+    top = argparse.ArgumentParser(
+        'asyncpatch',
+        description='AsyncPatch Diffusion (arXiv 2606.07079), reproduced: one clock per pixel.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    command = lambda name, summary: commands.add_parser(name, help=summary, description=summary.capitalize() + '.', parents=[common], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = command('reproduce', 'execute the result notebooks of a checkout and write figures, tables and their records').add_argument
-    add('--scale', default=os.environ.get('ASYNCPATCH_SCALE', 'digits'), help='smoke (seconds, numbers mean nothing) or digits')
-    add('--only', nargs='+', default=[], metavar='PRODUCT', help='products such as fig03 tab01; the notebooks that make them are run whole')
+    command = lambda name, summary: commands.add_parser(
+        name,
+        help=summary,
+        description=summary.capitalize() + '.',
+        parents=[common],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command(
+        'reproduce',
+        'execute the result notebooks of a checkout and write figures, tables and their records',
+    ).add_argument
+    add(
+        '--scale',
+        default=os.environ.get('ASYNCPATCH_SCALE', 'digits'),
+        help='smoke (seconds, numbers mean nothing) or digits',
+    )
+    add(
+        '--only',
+        nargs='+',
+        default=[],
+        metavar='PRODUCT',
+        help='products such as fig03 tab01; the notebooks that make them are run whole',
+    )
     add('--out', metavar='DIR', help='where products go instead of figures/ of the checkout')
     add('--full', action='store_true', help='make the full records instead of the quick part')
-    add('--from-scratch', action='store_true', help='train every model on this machine, also those that ship')
-    add = command('train', "train a model of a scale, or one of the paper's own runs; the same command continues").add_argument
-    add('--law', help='law of the training times (asyncpatch, synchronous, patchwise, perlin, …), or another model of a scale (supervised, image-conditioned, head, autoencoder, latent-asyncpatch, …)')
-    add('--scale', '--preset', default='digits', help='whose recipe to follow: smoke, digits, leaves16, leaves, leaves64 or photos; the last three are sized for 4 minutes of a GPU (--minutes)')
-    add('--config', metavar='FILE', help="one of the paper's own runs, see configs/; takes the place of --scale")
+    add(
+        '--from-scratch',
+        action='store_true',
+        help='train every model on this machine, also those that ship',
+    )
+    add = command(
+        'train',
+        "train a model of a scale, or one of the paper's own runs; the same command continues",
+    ).add_argument
+    add(
+        '--law',
+        help='law of the training times (asyncpatch, synchronous, patchwise, perlin, …), or another model of a scale (supervised, image-conditioned, head, autoencoder, latent-asyncpatch, …)',
+    )
+    add(
+        '--scale',
+        '--preset',
+        default='digits',
+        help='whose recipe to follow: smoke, digits, leaves16, leaves, leaves64 or photos; the last three are sized for 4 minutes of a GPU (--minutes)',
+    )
+    add(
+        '--config',
+        metavar='FILE',
+        help="one of the paper's own runs, see configs/; takes the place of --scale",
+    )
     add('--images', metavar='DIR', help='your copy of the data, for --config')
-    add('--autoencoder', metavar='RUN', help='a trained autoencoder, for a --config that learns latents')
-    add('--width', type=_number(1), help='features at full resolution, for a rehearsal of --config at reduced width')
+    add(
+        '--autoencoder',
+        metavar='RUN',
+        help='a trained autoencoder, for a --config that learns latents',
+    )
+    add(
+        '--width',
+        type=_number(1),
+        help='features at full resolution, for a rehearsal of --config at reduced width',
+    )
     add('--steps', type=_number(1), help="steps of the optimiser, the recipe's if not given")
-    add('--seed', type=_number(0), default=0, help='of initial weights, order of images, times and noise')
-    add('--minutes', type=float, help='stop after so many minutes with a checkpoint; the same command continues')
+    add(
+        '--seed',
+        type=_number(0),
+        default=0,
+        help='of initial weights, order of images, times and noise',
+    )
+    add(
+        '--minutes',
+        type=float,
+        help='stop after so many minutes with a checkpoint; the same command continues',
+    )
     add('--where', default='here', help='here, process, slurm or xla')
-    add('--processes', type=_number(1), default=1, help='processes on each node, each with a device of its own')
+    add(
+        '--processes',
+        type=_number(1),
+        default=1,
+        help='processes on each node, each with a device of its own',
+    )
     add('--nodes', type=_number(1), default=1, help='nodes of a cluster')
     add('--out', metavar='DIR', help='folder of the run (default: runs/SCALE/LAW-SEED)')
     add = command('sample', 'draw images from a model').add_argument
     _sampling(add, 16)
     add('--label', type=_number(0), help='class of all images; 0, 1, 2, … in turn if not given')
-    add('--points', type=_number(2), default=250, help='points of the time grid: one more than calls of the network')
-    add('--order', choices=['together', 'raster', 'spiral'], default='together', help='whether all pixels are generated together or patch after patch')
+    add(
+        '--points',
+        type=_number(2),
+        default=250,
+        help='points of the time grid: one more than calls of the network',
+    )
+    add(
+        '--order',
+        choices=['together', 'raster', 'spiral'],
+        default='together',
+        help='whether all pixels are generated together or patch after patch',
+    )
     add('--out', metavar='FILE', default='samples.png', help='picture to write')
-    add = command('inpaint', 'fill a hole in a held-out digit, or in a picture of your own').add_argument
-    add('picture', nargs='?', metavar='PICTURE', help='a picture of your own, of any size; a held-out digit if not given')
+    add = command(
+        'inpaint', 'fill a hole in a held-out digit, or in a picture of your own'
+    ).add_argument
+    add(
+        'picture',
+        nargs='?',
+        metavar='PICTURE',
+        help='a picture of your own, of any size; a held-out digit if not given',
+    )
     _sampling(add, None)
     add('--digit', type=_number(0), default=0, help='which of the 360 held-out digits')
-    add('--mask', default='wide', help='a family (extrema, square, thin, wide, …), a box TOP,LEFT,BOTTOM,RIGHT in pixels, or a picture of the same size, white in the hole')
-    add('--method', default='native', help='native (many clocks), or a method for one clock: repaint, imputation, ddnm, …; or biharmonic')
-    add('--points', type=_number(2), default=100, help='points of the time grid for a picture of your own')
+    add(
+        '--mask',
+        default='wide',
+        help='a family (extrema, square, thin, wide, …), a box TOP,LEFT,BOTTOM,RIGHT in pixels, or a picture of the same size, white in the hole',
+    )
+    add(
+        '--method',
+        default='native',
+        help='native (many clocks), or a method for one clock: repaint, imputation, ddnm, …; or biharmonic',
+    )
+    add(
+        '--points',
+        type=_number(2),
+        default=100,
+        help='points of the time grid for a picture of your own',
+    )
     add('--label', type=_number(0), help='class of a picture of your own; none if not given')
     add('--side', type=_number(1), help='shrink your picture first, so that no side is longer')
     add('--out', metavar='FILE', default='inpainted.png', help='picture to write')
-    add = command('fetch', 'get the published networks behind FID and LPIPS, and keep them').add_argument
+    add = command(
+        'fetch', 'get the published networks behind FID and LPIPS, and keep them'
+    ).add_argument
     add('names', nargs='+', metavar='NAME', help='inception, alex, vgg or squeeze')
     add('--from', dest='file', metavar='FILE', help='the published file, if it is here already')
     return top
 
+
 def _sampling(add, count):
     "Options that sampling and inpainting share."
-    add('--model', help='a model that ships, a file of weights or the folder of a run (default: the best that ships for what is asked)')
-    add('--count', type=_number(1), default=count, help='how many images (default for inpaint: 8 of a digit, 1 of a picture)' if count is None else 'how many images')
+    add(
+        '--model',
+        help='a model that ships, a file of weights or the folder of a run (default: the best that ships for what is asked)',
+    )
+    add(
+        '--count',
+        type=_number(1),
+        default=count,
+        help='how many images (default for inpaint: 8 of a digit, 1 of a picture)'
+        if count is None
+        else 'how many images',
+    )
     add('--seed', type=_number(0), default=0, help='of the first image; the next has the next seed')
     add('--force', action='store_true', help='overwrite the picture if it is there')
 
 # %% ../nbs/library/25_cli.ipynb #73dfb6fd
-def main(argv:Sequence[str]|None=None, # arguments, those of the process if not given
-)->int: # exit status: 0 success, 1 failure, 2 a mistake in the question
+def main(
+    argv: Sequence[str] | None = None,  # arguments, those of the process if not given
+) -> int:  # exit status: 0 success, 1 failure, 2 a mistake in the question
     "Run a command and turn what goes wrong into one line."
     args = parser().parse_args(argv)
-    commands = dict(reproduce=lambda: reproduce(args.scale, args.only, args.out, args.full, args.from_scratch), train=lambda: train_command(args),
-                    sample=lambda: sample_command(args), inpaint=lambda: inpaint_command(args), fetch=lambda: fetch_command(args))
-    try: return commands[args.command]()
-    except KeyboardInterrupt: message, status = 'interrupted; nothing is half-written, and the same command continues', 1
-    except (UsageError, FileNotFoundError, ValueError) as e: message, status, error = str(e), 2, e
-    except Exception as e: message, status, error = f'{type(e).__name__}: {_last_line(e)}', 1, e
-    if args.debug and status and 'error' in locals(): raise error
+    commands = dict(
+        reproduce=lambda: reproduce(args.scale, args.only, args.out, args.full, args.from_scratch),
+        train=lambda: train_command(args),
+        sample=lambda: sample_command(args),
+        inpaint=lambda: inpaint_command(args),
+        fetch=lambda: fetch_command(args),
+    )
+    try:
+        return commands[args.command]()
+    except KeyboardInterrupt:
+        message, status = 'interrupted; nothing is half-written, and the same command continues', 1
+    except (UsageError, FileNotFoundError, ValueError) as e:
+        message, status, error = str(e), 2, e
+    except Exception as e:
+        message, status, error = f'{type(e).__name__}: {_last_line(e)}', 1, e
+    if args.debug and status and 'error' in locals():
+        raise error
     print(f'asyncpatch {args.command}: {message}', file=sys.stderr)
     return status
+
 
 def _last_line(error):
     "What went wrong, without the listing of the cell that a notebook error carries."

@@ -13,24 +13,24 @@ __all__ = ['HELD_OUT_EVERY', 'GOLDEN', 'FIRST', 'SECOND', 'DRAWS', 'KINDS', 'SHA
            'image_folder', 'imagenet', 'lmdb_transaction', 'LmdbShelf', 'lsun', 'Rows']
 
 # %% ../nbs/library/17_data.ipynb #88f9e809
+import io
+import math
+import re
+import struct
+import warnings
+import zlib
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
-import io
 from itertools import count as counting
-import math
 from pathlib import Path
-import re
-import struct
 from typing import NamedTuple
-import warnings
-import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 # %% ../nbs/library/17_data.ipynb #d6821582
@@ -39,29 +39,44 @@ class Images:
     """Images with their classes; `images[index]` are the images chosen.
 
     Raises `TypeError` and `ValueError` for what is not images and classes."""
-    x: Tensor # (N, C, H, W), floating point, in [-1, 1]
-    label: Tensor # class of each image, (N,), int64
+
+    x: Tensor  # (N, C, H, W), floating point, in [-1, 1]
+    label: Tensor  # class of each image, (N,), int64
 
     def __post_init__(self):
-        if not (self.x.is_floating_point() and self.label.dtype == torch.int64): raise TypeError(f"x must be floating point and label int64, got {self.x.dtype} and {self.label.dtype}")
-        if self.x.ndim != 4 or self.label.shape != self.x.shape[:1]: raise ValueError(f"x must be (N, C, H, W) and label (N,), got {tuple(self.x.shape)} and {tuple(self.label.shape)}")
+        if not (self.x.is_floating_point() and self.label.dtype == torch.int64):
+            raise TypeError(
+                f"x must be floating point and label int64, got {self.x.dtype} and {self.label.dtype}"
+            )
+        if self.x.ndim != 4 or self.label.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"x must be (N, C, H, W) and label (N,), got {tuple(self.x.shape)} and {tuple(self.label.shape)}"
+            )
 
-    def __len__(self): return len(self.x)
-    def __getitem__(self, index): return Images(self.x[index], self.label[index])
-    def to(self, device:str|torch.device): return Images(self.x.to(device), self.label.to(device))
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return Images(self.x[index], self.label[index])
+
+    def to(self, device: str | torch.device):
+        return Images(self.x.to(device), self.label.to(device))
 
 # %% ../nbs/library/17_data.ipynb #f0d787e0
 @dataclass(frozen=True)
 class Split:
     "What a model may learn from, and what it is judged by."
+
     train: Images
     held_out: Images
 
 # %% ../nbs/library/17_data.ipynb #6e3b560b
 HELD_OUT_EVERY = 5
 
-def held_out_indices(label:np.ndarray, # class of each image, (N,)
-)->np.ndarray: # which images are held out, (ceil(N/5),), sorted
+
+def held_out_indices(
+    label: np.ndarray,  # class of each image, (N,)
+) -> np.ndarray:  # which images are held out, (ceil(N/5),), sorted
     "Every fifth image of a fixed shuffle, class by class: the same on every machine, for ever."
     shuffled = np.random.RandomState(0).permutation(len(label))
     by_class = shuffled[np.argsort(label[shuffled], kind='stable')]
@@ -69,264 +84,367 @@ def held_out_indices(label:np.ndarray, # class of each image, (N,)
 
 # %% ../nbs/library/17_data.ipynb #1a0dc395
 @cache
-def digits()->Split: # 1,437 images to train on and 360 held out, each (N, 1, 8, 8) in [-1, 1]
+def digits() -> Split:  # 1,437 images to train on and 360 held out, each (N, 1, 8, 8) in [-1, 1]
     "Scikit-learn's handwritten digits at their native 8 x 8, in the fixed split: 17 grey levels $-1+k/8$."
     from sklearn.datasets import load_digits
+
     found = load_digits()
-    x = torch.from_numpy(found.images/8 - 1).float()[:, None]    # (N, 1, 8, 8)
+    x = torch.from_numpy(found.images / 8 - 1).float()[:, None]  # (N, 1, 8, 8)
     label = torch.from_numpy(found.target).long()
     held_out = torch.zeros(len(x), dtype=torch.bool)
     held_out[held_out_indices(found.target)] = True
     return Split(Images(x[~held_out], label[~held_out]), Images(x[held_out], label[held_out]))
 
 # %% ../nbs/library/17_data.ipynb #802b0ae7
-def to_uint8(x:Tensor, # images in [-1, 1], any shape; values beyond are cut off
-)->Tensor: # bytes, of the shape of `x`
+def to_uint8(
+    x: Tensor,  # images in [-1, 1], any shape; values beyond are cut off
+) -> Tensor:  # bytes, of the shape of `x`
     """Images as bytes: $-1\\mapsto0$, $1\\mapsto255$, rounded to the nearest.
 
     Raises `ValueError` for NaN, which has no byte."""
-    if x.isnan().any(): raise ValueError(f"x must hold numbers, got {int(x.isnan().sum())} NaN")
-    return ((x + 1)*127.5).round().clamp(0, 255).to(torch.uint8)
+    if x.isnan().any():
+        raise ValueError(f"x must hold numbers, got {int(x.isnan().sum())} NaN")
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/library/17_data.ipynb #ec863bd4
-def grid(x:Tensor, # images in [-1, 1], (N, C, H, W), with C of 1 or 3
-    columns:int=10, # images in a row
-    gap:int=1, # pixels between images
-)->Tensor: # bytes, (rows (H + gap) - gap, columns (W + gap) - gap, 3): ready for `imshow`
+def grid(
+    x: Tensor,  # images in [-1, 1], (N, C, H, W), with C of 1 or 3
+    columns: int = 10,  # images in a row
+    gap: int = 1,  # pixels between images
+) -> Tensor:  # bytes, (rows (H + gap) - gap, columns (W + gap) - gap, 3): ready for `imshow`
     """Images side by side, row by row, on white.
 
     Raises `ValueError` for anything but grey or colour images."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x must be (N, 1 or 3, H, W), got {tuple(x.shape)}")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"x must be (N, 1 or 3, H, W), got {tuple(x.shape)}")
     n, _, height, width = x.shape
-    rows = math.ceil(n/columns)
-    page = torch.full((rows*columns, 3, height + gap, width + gap), 255, dtype=torch.uint8)
+    rows = math.ceil(n / columns)
+    page = torch.full((rows * columns, 3, height + gap, width + gap), 255, dtype=torch.uint8)
     page[:n, :, :height, :width] = to_uint8(x).cpu()
-    page = page.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)    # (rows, H + gap, columns, W + gap, 3)
-    return page.reshape(rows*(height + gap), columns*(width + gap), 3)[:rows*(height + gap) - gap, :columns*(width + gap) - gap]
+    page = page.unflatten(0, (rows, columns)).permute(
+        0, 3, 1, 4, 2
+    )  # (rows, H + gap, columns, W + gap, 3)
+    return page.reshape(rows * (height + gap), columns * (width + gap), 3)[
+        : rows * (height + gap) - gap, : columns * (width + gap) - gap
+    ]
 
 # %% ../nbs/library/17_data.ipynb #cd6ee4c8
-def to_levels(x:Tensor, # images in [-1, 1], any shape; values beyond belong to the first or last level
-    levels:int=17, # number of grey levels K
-)->Tensor: # the level of each pixel, 0 to K - 1, int64
+def to_levels(
+    x: Tensor,  # images in [-1, 1], any shape; values beyond belong to the first or last level
+    levels: int = 17,  # number of grey levels K
+) -> Tensor:  # the level of each pixel, 0 to K - 1, int64
     "The nearest grey level $k$ of each pixel, where level $k$ stands at $-1+2k/(K-1)$."
-    return ((x + 1)*(levels - 1)/2).round().clamp(0, levels - 1).long()
+    return ((x + 1) * (levels - 1) / 2).round().clamp(0, levels - 1).long()
 
 # %% ../nbs/library/17_data.ipynb #8fdc5686
 @lru_cache(4)
-def epoch_order(seed:int, # of the order
-    epoch:int, # which pass through the images
-    count:int, # images there are, N
-)->np.ndarray: # a permutation of 0 to N - 1; read, never written
+def epoch_order(
+    seed: int,  # of the order
+    epoch: int,  # which pass through the images
+    count: int,  # images there are, N
+) -> np.ndarray:  # a permutation of 0 to N - 1; read, never written
     "The order of one epoch, kept for the batches that follow: a permutation of a million takes longer than a batch."
     return np.random.RandomState([seed, epoch]).permutation(count)
 
 # %% ../nbs/library/17_data.ipynb #d3e99134
-def batch_indices(step:int, # which batch of the stream, from 0
-    count:int, # images there are, N
-    size:int, # images in a batch
-    seed:int, # of the order
-)->Tensor: # indices of the images of this batch, (size,)
+def batch_indices(
+    step: int,  # which batch of the stream, from 0
+    count: int,  # images there are, N
+    size: int,  # images in a batch
+    seed: int,  # of the order
+) -> Tensor:  # indices of the images of this batch, (size,)
     """Positions `step*size` to `(step + 1)*size` of an endless stream that shows every image once per epoch.
 
     Raises `ValueError` for a negative step, an empty set or an empty batch."""
-    if step < 0 or count < 1 or size < 1: raise ValueError(f"step must be at least 0, count and size at least 1, got {step}, {count} and {size}")
-    first, last = step*size, (step + 1)*size - 1
-    epochs = range(first//count, last//count + 1)
+    if step < 0 or count < 1 or size < 1:
+        raise ValueError(
+            f"step must be at least 0, count and size at least 1, got {step}, {count} and {size}"
+        )
+    first, last = step * size, (step + 1) * size - 1
+    epochs = range(first // count, last // count + 1)
     order = np.concatenate([epoch_order(seed, epoch, count) for epoch in epochs])
-    return torch.from_numpy(order[first - epochs[0]*count:][:size])
+    return torch.from_numpy(order[first - epochs[0] * count :][:size])
 
 # %% ../nbs/library/17_data.ipynb #2f56b0e8
 @dataclass(frozen=True)
 class Steps:
     "Batch `steps[n]` of a stream, and the names of images that could not be read so far."
-    images: object # a source
-    size: int # images in a batch
-    seed: int # of the order
+
+    images: object  # a source
+    size: int  # images in a batch
+    seed: int  # of the order
 
     def __getitem__(self, step):
         part = self.images[batch_indices(step, len(self.images), self.size, self.seed)]
         return part.x, part.label, dict(getattr(self.images, 'unreadable', {}))
 
 # %% ../nbs/library/17_data.ipynb #2a45c772
-def batches(images:Images, # or anything with a length that gives `Images` for a tensor of indices
-    size:int, # images in a batch
-    seed:int, # of the order
-    start:int=0, # the step to begin at
-    workers:int=0, # processes that prepare batches ahead of time; 0: this one, when asked
-)->Iterator[tuple[Tensor, Tensor]]: # (size, C, H, W) images and their (size,) classes, for ever
+def batches(
+    images: Images,  # or anything with a length that gives `Images` for a tensor of indices
+    size: int,  # images in a batch
+    seed: int,  # of the order
+    start: int = 0,  # the step to begin at
+    workers: int = 0,  # processes that prepare batches ahead of time; 0: this one, when asked
+) -> Iterator[tuple[Tensor, Tensor]]:  # (size, C, H, W) images and their (size,) classes, for ever
     "The endless stream of batches from step `start` on: batch `n` depends on `seed` and `n` alone, whoever prepares it."
     steps = Steps(images, size, seed)
-    ready = torch.utils.data.DataLoader(steps, sampler=counting(start), batch_size=None, num_workers=workers) if workers else (steps[n] for n in counting(start))
+    ready = (
+        torch.utils.data.DataLoader(
+            steps, sampler=counting(start), batch_size=None, num_workers=workers
+        )
+        if workers
+        else (steps[n] for n in counting(start))
+    )
     for x, label, unreadable in ready:
-        if unreadable and workers: images.unreadable.update(unreadable)
+        if unreadable and workers:
+            images.unreadable.update(unreadable)
         yield x, label
 
 # %% ../nbs/library/17_data.ipynb #12f05fcf
-GOLDEN, FIRST, SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GOLDEN, FIRST, SECOND = (
+    n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
-def scrambled(z:Tensor, # any integers, int64
-)->Tensor: # as many integers, each one's bits depending on all bits of its source
+
+def scrambled(
+    z: Tensor,  # any integers, int64
+) -> Tensor:  # as many integers, each one's bits depending on all bits of its source
     "SplitMix64's finaliser: a bijection of the 64-bit integers that leaves no trace of their order."
-    z = (z ^ (z >> 30 & 2**34 - 1))*FIRST
-    z = (z ^ (z >> 27 & 2**37 - 1))*SECOND
+    z = (z ^ (z >> 30 & 2**34 - 1)) * FIRST
+    z = (z ^ (z >> 27 & 2**37 - 1)) * SECOND
     return z ^ (z >> 31 & 2**33 - 1)
 
 # %% ../nbs/library/17_data.ipynb #0db56e8e
-DRAWS = 2**14 # at most so many numbers for an image
+DRAWS = 2**14  # at most so many numbers for an image
 
-def uniform_of(index:Tensor, # which images, (B,), int64
-    key:int, # which family of numbers
-    which:Tensor, # which numbers of each image, any shape, int64, from 0 to `DRAWS` - 1
-)->Tensor: # in [0, 1), float32 with 24 random bits, (B, *shape of `which`)
+
+def uniform_of(
+    index: Tensor,  # which images, (B,), int64
+    key: int,  # which family of numbers
+    which: Tensor,  # which numbers of each image, any shape, int64, from 0 to `DRAWS` - 1
+) -> Tensor:  # in [0, 1), float32 with 24 random bits, (B, *shape of `which`)
     "Uniform numbers that depend on (key, image, which) alone: no state, any order, the same on every machine."
-    counter = index.view(-1, *[1]*which.ndim)*DRAWS + which.to(index.device)
-    return (scrambled(key + counter*GOLDEN) >> 40 & 2**24 - 1).float()/2**24
+    counter = index.view(-1, *[1] * which.ndim) * DRAWS + which.to(index.device)
+    return (scrambled(key + counter * GOLDEN) >> 40 & 2**24 - 1).float() / 2**24
 
 # %% ../nbs/library/17_data.ipynb #61ae11a2
-def disc(u:Tensor, v:Tensor, a:Tensor, b:Tensor)->Tensor:
+def disc(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Ellipse: $d\\approx(\\rho^2-\\rho)\\big/\\sqrt{u^2/a^2+v^2/b^2}$."
-    uu, vv = u*u, v*v
+    uu, vv = u * u, v * v
     square = uu + vv
-    return (square - square.sqrt())*(uu*a**-2).add_(vv*b**-2).clamp_(min=1e-6).rsqrt_()
+    return (square - square.sqrt()) * (uu * a**-2).add_(vv * b**-2).clamp_(min=1e-6).rsqrt_()
 
-def box(u:Tensor, v:Tensor, a:Tensor, b:Tensor)->Tensor:
+
+def box(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Rectangle: $d=\\max(a(|u|-1),\\,b(|v|-1))$."
-    return torch.maximum((u.abs() - 1)*a, (v.abs() - 1)*b)
+    return torch.maximum((u.abs() - 1) * a, (v.abs() - 1) * b)
 
-def triangle(u:Tensor, v:Tensor, a:Tensor, b:Tensor)->Tensor:
+
+def triangle(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Triangle with its centre at the origin: $d\\approx b\\,(\\max(\\tfrac{\\sqrt3}2|u|+\\tfrac12v,\\,-v)-\\tfrac35)$."
-    return torch.maximum(math.sqrt(3)/2*u.abs() + v/2, -v).sub_(.6)*b
+    return torch.maximum(math.sqrt(3) / 2 * u.abs() + v / 2, -v).sub_(0.6) * b
 
-def flower(u:Tensor, v:Tensor, a:Tensor, b:Tensor)->Tensor:
+
+def flower(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     "Five petals: $d\\approx\\tfrac45b\\,(\\rho-1-0.28\\cos5\\theta)$, with $\\cos5\\theta=16c^5-20c^3+5c$ and $c=\\cos\\theta=u/\\rho$."
-    rho = (u*u + v*v).sqrt()
-    c = u/rho.clamp(min=1e-6)
-    cc = c*c
-    return (rho - 1 - .28*c*((16*cc - 20)*cc + 5))*(.8*b)
+    rho = (u * u + v * v).sqrt()
+    c = u / rho.clamp(min=1e-6)
+    cc = c * c
+    return (rho - 1 - 0.28 * c * ((16 * cc - 20) * cc + 5)) * (0.8 * b)
 
 # %% ../nbs/library/17_data.ipynb #972cc5e8
 class Kind(NamedTuple):
     "One class of leaves."
+
     name: str
-    shape: Callable # its signed distance
-    colours: str # of the palette, hexadecimal
-    stretch: tuple[float, float] = (1, 1) # a/b, from and to
-    turn: tuple[float, float] = (0, 1) # of the long axis, in turns, from and to
-    noise: float = 0 # strength of the random texture
-    slope: float = 1 # its amplitude falls with frequency as f to the power -slope
-    stripes: float = 0 # strength of cosines along the leaf
-    rings: float = 0 # strength of cosines from the centre outwards
-    checks: float = 0 # strength of products of cosines
+    shape: Callable  # its signed distance
+    colours: str  # of the palette, hexadecimal
+    stretch: tuple[float, float] = (1, 1)  # a/b, from and to
+    turn: tuple[float, float] = (0, 1)  # of the long axis, in turns, from and to
+    noise: float = 0  # strength of the random texture
+    slope: float = 1  # its amplitude falls with frequency as f to the power -slope
+    stripes: float = 0  # strength of cosines along the leaf
+    rings: float = 0  # strength of cosines from the centre outwards
+    checks: float = 0  # strength of products of cosines
+
 
 KINDS = (
-    Kind('pebbles', disc, 'd9d2c5 8c8578 5b6470 b3a48d', stretch=(1, 1.5), noise=.25),
+    Kind('pebbles', disc, 'd9d2c5 8c8578 5b6470 b3a48d', stretch=(1, 1.5), noise=0.25),
     Kind('tiles', box, 'c8553d f4ead5 2a6f97 e9b44c', turn=(0, 0)),
-    Kind('blades', disc, '2f6b2f 8fbf3f 174a2a c9dd7a', stretch=(5, 8), turn=(.17, .33), noise=.15),
-    Kind('blossoms', flower, 'f7b7cf e0568f fff1f5 9c3f8f', noise=.15, slope=1.2),
+    Kind(
+        'blades', disc, '2f6b2f 8fbf3f 174a2a c9dd7a', stretch=(5, 8), turn=(0.17, 0.33), noise=0.15
+    ),
+    Kind('blossoms', flower, 'f7b7cf e0568f fff1f5 9c3f8f', noise=0.15, slope=1.2),
     Kind('shells', disc, 'f3d9b1 c9825b 8a4b38 f6efe3', stretch=(1, 1.2), rings=1),
-    Kind('shards', triangle, 'e8f4fb 7fb7d9 2c5d8a 16304d', stretch=(1, 1.3), noise=.15, slope=1.2),
+    Kind(
+        'shards', triangle, 'e8f4fb 7fb7d9 2c5d8a 16304d', stretch=(1, 1.3), noise=0.15, slope=1.2
+    ),
     Kind('ribbons', box, 'd7263d f5f1e8 1b3a6b f5f1e8', stretch=(3.5, 5), stripes=1),
     Kind('quilts', box, '6a4c93 f2cc39 2a9d8f 8d6ac0', stretch=(1, 1.2), checks=1),
-    Kind('embers', disc, '1d1410 7a1f0e e8590c 3b1a12', stretch=(1, 1.6), noise=1, slope=.8),
-    Kind('clouds', disc, 'ffffff a9c9ea 6d9bd1 dfe9f3', stretch=(1.3, 2.2), turn=(-.03, .03), noise=.7, slope=1.6))
+    Kind('embers', disc, '1d1410 7a1f0e e8590c 3b1a12', stretch=(1, 1.6), noise=1, slope=0.8),
+    Kind(
+        'clouds',
+        disc,
+        'ffffff a9c9ea 6d9bd1 dfe9f3',
+        stretch=(1.3, 2.2),
+        turn=(-0.03, 0.03),
+        noise=0.7,
+        slope=1.6,
+    ),
+)
 SHAPES = (disc, box, triangle, flower)
 
 # %% ../nbs/library/17_data.ipynb #5f07ddda
 @cache
-def kind_table(device:torch.device)->dict[str, Tensor]: # properties of the kinds, each (kinds, ...)
+def kind_table(
+    device: torch.device,
+) -> dict[str, Tensor]:  # properties of the kinds, each (kinds, ...)
     "The numbers of `KINDS` as tensors on the device, so that they can be picked by class."
-    hexes = [[[int(colour[i:i + 2], 16)/255 for i in (0, 2, 4)] for colour in kind.colours.split()] for kind in KINDS]
-    rows = dict(colours=hexes, shape=[SHAPES.index(kind.shape) for kind in KINDS], stretch=[kind.stretch for kind in KINDS], turn=[kind.turn for kind in KINDS],
-                noise=[kind.noise for kind in KINDS], slope=[kind.slope for kind in KINDS],
-                periodic=[(kind.stripes, kind.rings, kind.checks) for kind in KINDS])
-    return {name: torch.tensor(row, device=device, dtype=torch.int64 if name == 'shape' else torch.float32) for name, row in rows.items()}
+    hexes = [
+        [[int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)] for colour in kind.colours.split()]
+        for kind in KINDS
+    ]
+    rows = dict(
+        colours=hexes,
+        shape=[SHAPES.index(kind.shape) for kind in KINDS],
+        stretch=[kind.stretch for kind in KINDS],
+        turn=[kind.turn for kind in KINDS],
+        noise=[kind.noise for kind in KINDS],
+        slope=[kind.slope for kind in KINDS],
+        periodic=[(kind.stripes, kind.rings, kind.checks) for kind in KINDS],
+    )
+    return {
+        name: torch.tensor(
+            row, device=device, dtype=torch.int64 if name == 'shape' else torch.float32
+        )
+        for name, row in rows.items()
+    }
 
 # %% ../nbs/library/17_data.ipynb #8986dad4
-RADII = (.11, .6) # smallest and largest radius of a leaf, as fractions of the page
-FALLEN = 36 # leaves drawn on a page, from the last that fell down
+RADII = (0.11, 0.6)  # smallest and largest radius of a leaf, as fractions of the page
+FALLEN = 36  # leaves drawn on a page, from the last that fell down
+
 
 @cache
-def radius_quantiles(device:torch.device)->Tensor: # radii at 1,025 equally spaced probabilities
+def radius_quantiles(device: torch.device) -> Tensor:  # radii at 1,025 equally spaced probabilities
     "Inverse of the law of sizes (@eq-leaf-sizes)."
     r = np.geomspace(*RADII, 4097)
-    F = -1/(2*r**2) - 4/r + 4*np.log(r)
-    return torch.from_numpy(np.interp(np.linspace(0, 1, 1025), (F - F[0])/(F[-1] - F[0]), r)).float().to(device)
+    F = -1 / (2 * r**2) - 4 / r + 4 * np.log(r)
+    return (
+        torch.from_numpy(np.interp(np.linspace(0, 1, 1025), (F - F[0]) / (F[-1] - F[0]), r))
+        .float()
+        .to(device)
+    )
 
 # %% ../nbs/library/17_data.ipynb #35c575e0
-def radius_of(u:Tensor, # probabilities in [0, 1)
-)->Tensor: # radii as fractions of the page, of the shape of `u`
+def radius_of(
+    u: Tensor,  # probabilities in [0, 1)
+) -> Tensor:  # radii as fractions of the page, of the shape of `u`
     "The quantile function of @eq-leaf-sizes, read off its table."
-    table, place = radius_quantiles(u.device), u*1024
+    table, place = radius_quantiles(u.device), u * 1024
     below = place.long()
     return torch.lerp(table[below], table[below + 1], place - below)
 
 # %% ../nbs/library/17_data.ipynb #f1266fb0
-FINEST = 31 # highest frequency of the random texture, in cycles per page
+FINEST = 31  # highest frequency of the random texture, in cycles per page
 
-def random_texture(index:Tensor, # which images, (B,)
-    key:int, # of the numbers
-    slope:Tensor, # the amplitude falls as f to the power -slope, (B,)
-    size:int, # pixels on a side
-)->Tensor: # mean 0, variance 1 before pixels average it, (B, size, size); periodic over the page
+
+def random_texture(
+    index: Tensor,  # which images, (B,)
+    key: int,  # of the numbers
+    slope: Tensor,  # the amplitude falls as f to the power -slope, (B,)
+    size: int,  # pixels on a side
+) -> Tensor:  # mean 0, variance 1 before pixels average it, (B, size, size); periodic over the page
     "$\\sum_{\\mathbf f}f^{-s}\\cos(2\\pi\\mathbf f\\cdot\\mathbf x+\\phi_{\\mathbf f})$ over frequencies up to 31 cycles, at unit variance, averaged over pixels with centres at $(i+\\frac12)$/size."
-    finest = min(FINEST, (size - 1)//2)
-    rows, columns = torch.arange(-FINEST, FINEST + 1, device=index.device)[:, None], torch.arange(FINEST + 1, device=index.device)
+    finest = min(FINEST, (size - 1) // 2)
+    rows, columns = (
+        torch.arange(-FINEST, FINEST + 1, device=index.device)[:, None],
+        torch.arange(FINEST + 1, device=index.device),
+    )
     f = (rows**2 + columns**2).sqrt()
-    amplitude = torch.where(f > 0, f.clamp(min=1)**-slope.view(-1, 1, 1), 0)                            # (B, 63, 32)
-    amplitude = amplitude/(amplitude**2*torch.where(columns > 0, 2, .5)).sum((1, 2), keepdim=True).sqrt()
-    amplitude = amplitude*torch.sinc(rows/size)*torch.sinc(columns/size)
+    amplitude = torch.where(f > 0, f.clamp(min=1) ** -slope.view(-1, 1, 1), 0)  # (B, 63, 32)
+    amplitude = (
+        amplitude
+        / (amplitude**2 * torch.where(columns > 0, 2, 0.5)).sum((1, 2), keepdim=True).sqrt()
+    )
+    amplitude = amplitude * torch.sinc(rows / size) * torch.sinc(columns / size)
     kept = slice(FINEST - finest, FINEST + finest + 1), slice(finest + 1)
-    phase = 2*math.pi*uniform_of(index, key, (DRAWS//2 + rows % 64*64 + columns)[kept]) + (math.pi*(rows + columns)/size)[kept]
-    spectrum = torch.zeros(len(index), size, size//2 + 1, dtype=torch.complex64, device=index.device)
-    spectrum[:, rows[kept[0], 0] % size, :finest + 1] = torch.polar(amplitude[:, *kept], phase)
+    phase = (
+        2 * math.pi * uniform_of(index, key, (DRAWS // 2 + rows % 64 * 64 + columns)[kept])
+        + (math.pi * (rows + columns) / size)[kept]
+    )
+    spectrum = torch.zeros(
+        len(index), size, size // 2 + 1, dtype=torch.complex64, device=index.device
+    )
+    spectrum[:, rows[kept[0], 0] % size, : finest + 1] = torch.polar(amplitude[:, *kept], phase)
     return torch.fft.irfft2(spectrum, s=(size, size), norm='forward')
 
 # %% ../nbs/library/17_data.ipynb #40abc62c
 class Fallen(NamedTuple):
     "The leaves of some images, from the top of the heap down."
-    centre: Tensor # (B, L, 2), in pages
-    axes: Tensor # half axes a >= b, (B, L, 2), in pages
-    frame: Tensor # (x, y, 1) to the leaf's own (u, v), (B, L, 2, 3)
-    colour: Tensor # (B, L, 3), from 0 to 1
-    chance: Tensor # four more numbers for the texture, in [0, 1), (B, L, 4)
+
+    centre: Tensor  # (B, L, 2), in pages
+    axes: Tensor  # half axes a >= b, (B, L, 2), in pages
+    frame: Tensor  # (x, y, 1) to the leaf's own (u, v), (B, L, 2, 3)
+    colour: Tensor  # (B, L, 3), from 0 to 1
+    chance: Tensor  # four more numbers for the texture, in [0, 1), (B, L, 4)
 
 # %% ../nbs/library/17_data.ipynb #07e251d9
-def fallen_leaves(index:Tensor, # which images, (B,)
-    label:Tensor, # their classes, (B,)
-    key:int, # of the numbers
-)->Fallen: # `FALLEN` leaves for each image
+def fallen_leaves(
+    index: Tensor,  # which images, (B,)
+    label: Tensor,  # their classes, (B,)
+    key: int,  # of the numbers
+) -> Fallen:  # `FALLEN` leaves for each image
     "Leaves of cubic sizes (@eq-leaf-sizes) at uniform places, in the manner of their kind."
     kinds = {name: row[label] for name, row in kind_table(index.device).items()}
-    u = uniform_of(index, key, torch.arange(FALLEN*12).view(FALLEN, 12)).unbind(-1)                   # 12 of (B, L)
+    u = uniform_of(index, key, torch.arange(FALLEN * 12).view(FALLEN, 12)).unbind(
+        -1
+    )  # 12 of (B, L)
     r = radius_of(u[0])
     between = lambda ends, at: torch.lerp(ends[:, :1], ends[:, 1:], at)
-    centre = torch.stack([(1 + 2*r)*u[1] - r, (1 + 2*r)*u[2] - r], -1)
-    root, angle = between(kinds['stretch'], u[3]).sqrt(), 2*math.pi*between(kinds['turn'], u[4])
-    axes = torch.stack([r*root, r/root], -1)
-    turned = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).unflatten(-1, (2, 2))/axes[..., None]
-    frame = torch.cat([turned, -(turned*centre[..., None, :]).sum(-1, keepdim=True)], -1)
-    first = (4*u[5]).long()
+    centre = torch.stack([(1 + 2 * r) * u[1] - r, (1 + 2 * r) * u[2] - r], -1)
+    root, angle = between(kinds['stretch'], u[3]).sqrt(), 2 * math.pi * between(kinds['turn'], u[4])
+    axes = torch.stack([r * root, r / root], -1)
+    turned = (
+        torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).unflatten(-1, (2, 2))
+        / axes[..., None]
+    )
+    frame = torch.cat([turned, -(turned * centre[..., None, :]).sum(-1, keepdim=True)], -1)
+    first = (4 * u[5]).long()
     pick = lambda which: kinds['colours'].gather(1, which[..., None].expand(-1, -1, 3))
-    colour = torch.lerp(pick(first), pick((first + 1) % 4), u[6][..., None]/2)*(.75 + u[7][..., None]/2)
+    colour = torch.lerp(pick(first), pick((first + 1) % 4), u[6][..., None] / 2) * (
+        0.75 + u[7][..., None] / 2
+    )
     return Fallen(centre, axes, frame, colour, torch.stack(u[8:], -1))
 
 # %% ../nbs/library/17_data.ipynb #f600052b
-def shares(leaves:Fallen, # of B images
-    shape:Tensor, # which of `SHAPES` each image's leaves have, (B,)
-    size:int, # pixels on a side
-)->tuple[Tensor, Tensor]: # each leaf's part of each pixel, (B, L, size, size), sums to 1 over leaves; and the leaf with the largest, (B, size, size)
+def shares(
+    leaves: Fallen,  # of B images
+    shape: Tensor,  # which of `SHAPES` each image's leaves have, (B,)
+    size: int,  # pixels on a side
+) -> tuple[
+    Tensor, Tensor
+]:  # each leaf's part of each pixel, (B, L, size, size), sums to 1 over leaves; and the leaf with the largest, (B, size, size)
     "$w_l=c_l\\prod_{k<l}(1-c_k)$ with coverage $c=\\frac12-d\\cdot$size, cut off at 0 and 1; the last leaf covers the rest."
-    at = (torch.arange(size, device=shape.device) + .5)/size
-    x, y, one = leaves.frame[..., None].unbind(-2)                                                     # each (B, L, 2, 1)
-    across, down = x*at, y*at + one                                                                    # (B, L, 2, size)
+    at = (torch.arange(size, device=shape.device) + 0.5) / size
+    x, y, one = leaves.frame[..., None].unbind(-2)  # each (B, L, 2, 1)
+    across, down = x * at, y * at + one  # (B, L, 2, size)
     part = torch.empty(*leaves.centre.shape[:2], size, size, device=shape.device)
     for number, distance in enumerate(SHAPES):
         of_shape = (shape == number).nonzero().flatten()
-        own = across[of_shape, ..., None, :] + down[of_shape, ..., None]                               # (B of this shape, L, 2, H, W)
-        if len(of_shape): part[of_shape] = distance(*own.unbind(2), *leaves.axes[of_shape, ..., None, None].unbind(2))
-    part.mul_(-size).add_(.5).clamp_(0, 1)[:, -1] = 1
+        own = (
+            across[of_shape, ..., None, :] + down[of_shape, ..., None]
+        )  # (B of this shape, L, 2, H, W)
+        if len(of_shape):
+            part[of_shape] = distance(
+                *own.unbind(2), *leaves.axes[of_shape, ..., None, None].unbind(2)
+            )
+    part.mul_(-size).add_(0.5).clamp_(0, 1)[:, -1] = 1
     clear = torch.ones_like(part[:, 0])
-    best, owner = torch.zeros_like(clear), torch.zeros(clear.shape, dtype=torch.int64, device=shape.device)
+    best, owner = (
+        torch.zeros_like(clear),
+        torch.zeros(clear.shape, dtype=torch.int64, device=shape.device),
+    )
     for number in range(part.shape[1]):
         taken = part[:, number].mul_(clear)
         clear = clear - taken
@@ -335,201 +453,328 @@ def shares(leaves:Fallen, # of B images
     return part, owner
 
 # %% ../nbs/library/17_data.ipynb #010d59e9
-def decorated(leaves:Fallen, # of B images
-    owner:Tensor, # which leaf each pixel shows, (B, size, size)
-    texture:Tensor, # the random texture of each image, times its strength, (B, size, size)
-    periodic:Tensor, # strength of stripes, rings and checks, (B, 3)
-    light:Tensor, # direction from which light falls, an angle, (B,)
-)->tuple[Tensor, Tensor]: # factor for the brightness, and what is added to it, each (B, size, size)
+def decorated(
+    leaves: Fallen,  # of B images
+    owner: Tensor,  # which leaf each pixel shows, (B, size, size)
+    texture: Tensor,  # the random texture of each image, times its strength, (B, size, size)
+    periodic: Tensor,  # strength of stripes, rings and checks, (B, 3)
+    light: Tensor,  # direction from which light falls, an angle, (B,)
+) -> tuple[
+    Tensor, Tensor
+]:  # factor for the brightness, and what is added to it, each (B, size, size)
     "The owner's textures, and its shading: brighter towards the light, darker at the rim."
     size, every = owner.shape[-1], torch.arange(len(owner), device=owner.device)[:, None, None]
-    numbers = torch.cat([leaves.frame.flatten(2), leaves.centre, leaves.axes, leaves.chance], -1)[every, owner]   # (B, H, W, 14)
+    numbers = torch.cat([leaves.frame.flatten(2), leaves.centre, leaves.axes, leaves.chance], -1)[
+        every, owner
+    ]  # (B, H, W, 14)
     ux, uy, u1, vx, vy, v1, centre_x, centre_y, a, b, right, down, wide, phase = numbers.unbind(-1)
     at = torch.arange(size, device=owner.device)
-    x, y = (at + .5)/size, (at[:, None] + .5)/size
-    u, v = ux*x + uy*y + u1, vx*x + vy*y + v1
-    noise = texture[every, (at[:, None] + (down*size).long()) % size, (at + (right*size).long()) % size]
-    period, along, across = .16 + .1*wide, u*a, v*b
-    wave = lambda length: torch.cos(2*math.pi*(length/period + phase))*torch.sinc(1/(period*size))
-    waves = torch.stack([wave(along), wave(1.3*torch.hypot(along, across)), 1.6*wave(along)*wave(across)], 1)
-    added = noise + (periodic[..., None, None]*(1.8*waves).clamp(-1, 1)).sum(1)
-    towards = ((x - centre_x)*light.cos().view(-1, 1, 1) + (y - centre_y)*light.sin().view(-1, 1, 1))/(a*b).sqrt()
-    return 1.03 + .16*towards.clamp(-1.2, 1.2) - .12*(u*u + v*v).clamp(max=1.5), added
+    x, y = (at + 0.5) / size, (at[:, None] + 0.5) / size
+    u, v = ux * x + uy * y + u1, vx * x + vy * y + v1
+    noise = texture[
+        every, (at[:, None] + (down * size).long()) % size, (at + (right * size).long()) % size
+    ]
+    period, along, across = 0.16 + 0.1 * wide, u * a, v * b
+    wave = lambda length: (
+        torch.cos(2 * math.pi * (length / period + phase)) * torch.sinc(1 / (period * size))
+    )
+    waves = torch.stack(
+        [wave(along), wave(1.3 * torch.hypot(along, across)), 1.6 * wave(along) * wave(across)], 1
+    )
+    added = noise + (periodic[..., None, None] * (1.8 * waves).clamp(-1, 1)).sum(1)
+    towards = (
+        (x - centre_x) * light.cos().view(-1, 1, 1) + (y - centre_y) * light.sin().view(-1, 1, 1)
+    ) / (a * b).sqrt()
+    return 1.03 + 0.16 * towards.clamp(-1.2, 1.2) - 0.12 * (u * u + v * v).clamp(max=1.5), added
 
 # %% ../nbs/library/17_data.ipynb #5268499e
-def paint_leaves(index:Tensor, # which images, (B,), int64
-    size:int, # pixels on a side
-    key:int, # of the numbers
-)->Images: # (B, 3, size, size) in [-1, 1]; the class of image i is i modulo the number of kinds
+def paint_leaves(
+    index: Tensor,  # which images, (B,), int64
+    size: int,  # pixels on a side
+    key: int,  # of the numbers
+) -> Images:  # (B, 3, size, size) in [-1, 1]; the class of image i is i modulo the number of kinds
     "Dead leaves: colour, texture and light of the leaf on top, blended along the edges."
     label = index % len(KINDS)
     kinds = {name: row[label] for name, row in kind_table(index.device).items()}
     leaves = fallen_leaves(index, label, key)
     part, owner = shares(leaves, kinds['shape'], size)
-    share = part.gather(1, owner[:, None])                                                             # (B, 1, H, W)
-    tint = .16*(uniform_of(index, key, 1000 + torch.arange(3)) - .5)
+    share = part.gather(1, owner[:, None])  # (B, 1, H, W)
+    tint = 0.16 * (uniform_of(index, key, 1000 + torch.arange(3)) - 0.5)
     page = torch.einsum('blhw,blc->bchw', part, leaves.colour + tint[:, None])
-    noise = .22*kinds['noise'].view(-1, 1, 1)*random_texture(index, key, kinds['slope'], size)
-    light = 2*math.pi*uniform_of(index, key, torch.tensor(1003))
-    factor, added = decorated(leaves, owner, noise, .24*kinds['periodic'], light)
-    page = page*(1 + share*(factor[:, None] - 1)) + share*added[:, None]
-    return Images((2*page - 1).clamp(-1, 1), label)
+    noise = 0.22 * kinds['noise'].view(-1, 1, 1) * random_texture(index, key, kinds['slope'], size)
+    light = 2 * math.pi * uniform_of(index, key, torch.tensor(1003))
+    factor, added = decorated(leaves, owner, noise, 0.24 * kinds['periodic'], light)
+    page = page * (1 + share * (factor[:, None] - 1)) + share * added[:, None]
+    return Images((2 * page - 1).clamp(-1, 1), label)
 
 # %% ../nbs/library/17_data.ipynb #55034106
-def chosen(index:Tensor|slice, # which images
-    count:int, # how many there are
-)->Tensor: # (B,), int64
+def chosen(
+    index: Tensor | slice,  # which images
+    count: int,  # how many there are
+) -> Tensor:  # (B,), int64
     """The images that are meant, as a vector of numbers.
 
     Raises `TypeError` unless `index` is a vector of int64 or a slice, `IndexError` if it goes beyond the set."""
-    if isinstance(index, slice): return torch.arange(*index.indices(count))
-    if not (isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.int64): raise TypeError(f"index must be a slice or a vector of int64, got {index if not isinstance(index, Tensor) else (index.dtype, tuple(index.shape))}")
-    if len(index) and not (0 <= index.min() and index.max() < count): raise IndexError(f"index must be from 0 to {count - 1}, got {index.min()} to {index.max()}")
+    if isinstance(index, slice):
+        return torch.arange(*index.indices(count))
+    if not (isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.int64):
+        raise TypeError(
+            f"index must be a slice or a vector of int64, got {index if not isinstance(index, Tensor) else (index.dtype, tuple(index.shape))}"
+        )
+    if len(index) and not (0 <= index.min() and index.max() < count):
+        raise IndexError(f"index must be from 0 to {count - 1}, got {index.min()} to {index.max()}")
     return index
 
 # %% ../nbs/library/17_data.ipynb #952227c8
 @dataclass(frozen=True)
 class Leaves:
     "Dead leaves, computed when asked for: `leaves[index]` gives `Images` for a vector of indices."
-    size: int # pixels on a side
-    count: int # images there are
-    key: int # of the numbers
-    device: str|torch.device|None = None # where to compute; None: where the index is
 
-    def __len__(self): return self.count
+    size: int  # pixels on a side
+    count: int  # images there are
+    key: int  # of the numbers
+    device: str | torch.device | None = None  # where to compute; None: where the index is
+
+    def __len__(self):
+        return self.count
+
     def __getitem__(self, index):
         index = chosen(index, self.count)
         index = index.to(self.device or index.device)
-        at_once = max(1, (2**20 if index.device.type == 'cpu' else 2**25)//(FALLEN*self.size**2))
+        at_once = max(
+            1, (2**20 if index.device.type == 'cpu' else 2**25) // (FALLEN * self.size**2)
+        )
         parts = [paint_leaves(some, self.size, self.key) for some in index.split(at_once)]
-        return Images(torch.cat([part.x for part in parts]), torch.cat([part.label for part in parts]))
+        return Images(
+            torch.cat([part.x for part in parts]), torch.cat([part.label for part in parts])
+        )
 
 # %% ../nbs/library/17_data.ipynb #70adff4c
-def leaves(size:int=32, # pixels on a side
-    split:str='train', # or 'held_out'
-    count:int|None=None, # images there are; None: 2^20 to train on, 50,000 held out
-    seed:int=0, # another seed, another world
-    device:str|torch.device|None=None, # where to compute; None: where the index is
-)->Leaves: # a source: `source[index]` are (B, 3, size, size) `Images`
+def leaves(
+    size: int = 32,  # pixels on a side
+    split: str = 'train',  # or 'held_out'
+    count: int | None = None,  # images there are; None: 2^20 to train on, 50,000 held out
+    seed: int = 0,  # another seed, another world
+    device: str | torch.device | None = None,  # where to compute; None: where the index is
+) -> Leaves:  # a source: `source[index]` are (B, 3, size, size) `Images`
     """Textured dead leaves of ten kinds; an image depends on (seed, split, index) alone, whatever its size.
 
     Raises `ValueError` for an unknown split, a page of fewer than 4 pixels or an empty set."""
-    if split not in ('train', 'held_out'): raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    if split not in ('train', 'held_out'):
+        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
     count = (2**20 if split == 'train' else 50_000) if count is None else count
-    if size < 4 or count < 1: raise ValueError(f"size must be at least 4 and count at least 1, got {size} and {count}")
+    if size < 4 or count < 1:
+        raise ValueError(f"size must be at least 4 and count at least 1, got {size} and {count}")
     key = scrambled(scrambled(torch.tensor(seed)) + ('train', 'held_out').index(split)).item()
     return Leaves(size, count, key, device)
 
 # %% ../nbs/library/17_data.ipynb #2f85270a
 class Photograph(NamedTuple):
     "One of scikit-image's pictures."
-    name: str # in `skimage.data`
+
+    name: str  # in `skimage.data`
     shows: str
     credit: str
     licence: str
-    held_out: bool = False # no crop of it is trained on
+    held_out: bool = False  # no crop of it is trained on
+
 
 PHOTOGRAPHS = (
     Photograph('astronaut', 'Eileen Collins', 'NASA, Great Images', 'public domain'),
     Photograph('cat', 'the cat Chelsea', 'Stéfan van der Walt', 'CC0'),
-    Photograph('coffee', 'a cup of coffee', 'Rachel Michetti, Pikolo Espresso Bar', 'CC0', held_out=True),
-    Photograph('hubble_deep_field', 'Hubble eXtreme Deep Field', 'NASA, HubbleSite', 'public domain'),
-    Photograph('immunohistochemistry', 'colonic glands, stained', 'Center for Microscopy and Molecular Imaging', 'no known restrictions'),
+    Photograph(
+        'coffee', 'a cup of coffee', 'Rachel Michetti, Pikolo Espresso Bar', 'CC0', held_out=True
+    ),
+    Photograph(
+        'hubble_deep_field', 'Hubble eXtreme Deep Field', 'NASA, HubbleSite', 'public domain'
+    ),
+    Photograph(
+        'immunohistochemistry',
+        'colonic glands, stained',
+        'Center for Microscopy and Molecular Imaging',
+        'no known restrictions',
+    ),
     Photograph('retina', 'a human retina', 'Mikael Häggström', 'CC0'),
-    Photograph('rocket', 'launch of DSCOVR on a Falcon 9', 'SpaceX', 'public domain', held_out=True),
+    Photograph(
+        'rocket', 'launch of DSCOVR on a Falcon 9', 'SpaceX', 'public domain', held_out=True
+    ),
     Photograph('camera', 'a photographer, grey', 'Lav Varshney', 'CC0'),
     Photograph('clock', 'a clock in motion, grey', 'Stéfan van der Walt', 'public domain'),
-    Photograph('coins', 'coins from Pompeii, grey', 'Brooklyn Museum', 'no known restrictions', held_out=True),
+    Photograph(
+        'coins',
+        'coins from Pompeii, grey',
+        'Brooklyn Museum',
+        'no known restrictions',
+        held_out=True,
+    ),
     Photograph('brick', 'texture: a brick wall, grey', 'CC0Textures, Bricks25', 'CC0'),
     Photograph('grass', 'texture: grass, grey', 'linolafett, DeviantArt', 'CC0'),
-    Photograph('gravel', 'texture: gravel, grey', 'CC0Textures, Gravel04', 'CC0', held_out=True))
+    Photograph('gravel', 'texture: gravel, grey', 'CC0Textures, Gravel04', 'CC0', held_out=True),
+)
 
 # %% ../nbs/library/17_data.ipynb #bc8b2097
 @cache
-def photos()->dict[str, Tensor]: # by name, each (1, C, H, W) in [-1, 1] at its own size, with C of 3 or, if it is grey, 1
+def photos() -> dict[
+    str, Tensor
+]:  # by name, each (1, C, H, W) in [-1, 1] at its own size, with C of 3 or, if it is grey, 1
     "scikit-image's photographs and textures in the public domain; `PHOTOGRAPHS` says whose they are."
     import skimage.data
-    pixels = {photograph.name: torch.from_numpy(getattr(skimage.data, photograph.name)()) for photograph in PHOTOGRAPHS}
-    return {name: (p[None, None] if p.ndim == 2 else p.movedim(-1, 0)[None]).float()/127.5 - 1 for name, p in pixels.items()}
+
+    pixels = {
+        photograph.name: torch.from_numpy(getattr(skimage.data, photograph.name)())
+        for photograph in PHOTOGRAPHS
+    }
+    return {
+        name: (p[None, None] if p.ndim == 2 else p.movedim(-1, 0)[None]).float() / 127.5 - 1
+        for name, p in pixels.items()
+    }
 
 # %% ../nbs/library/17_data.ipynb #b8b0abdf
 @dataclass(frozen=True)
 class Crops:
     "Random windows of pictures of any sizes: `crops[index]` gives `Images`; a window depends on (key, index) alone."
-    size: int # pixels on a side
-    count: int # crops there are
-    key: int # of the numbers
-    pixels: Tensor # all pictures end to end, (C, pixels)
-    first: Tensor # where each begins, (pictures,)
-    shape: Tensor # their height and width, (pictures, 2)
-    group: Tensor # first picture of each photograph, and one more: photographs are chosen alike, (photographs + 1,)
-    label: int # class of all crops
-    mirror: bool # whether half of them are mirrored
 
-    def __len__(self): return self.count
+    size: int  # pixels on a side
+    count: int  # crops there are
+    key: int  # of the numbers
+    pixels: Tensor  # all pictures end to end, (C, pixels)
+    first: Tensor  # where each begins, (pictures,)
+    shape: Tensor  # their height and width, (pictures, 2)
+    group: Tensor  # first picture of each photograph, and one more: photographs are chosen alike, (photographs + 1,)
+    label: int  # class of all crops
+    mirror: bool  # whether half of them are mirrored
+
+    def __len__(self):
+        return self.count
+
     def __getitem__(self, index):
         index = chosen(index, self.count).to(self.pixels.device)
-        photograph, scale, down, right, side = uniform_of(index, self.key, torch.arange(5)).unbind(-1)
-        group = (photograph*(len(self.group) - 1)).long()
-        at = self.group[group] + (scale*(self.group[group + 1] - self.group[group])).long()
-        (height, width), along = self.shape[at].unbind(-1), torch.arange(self.size, device=index.device)
-        rows = (down*(height - self.size + 1)).long()[:, None] + along
-        columns = (right*(width - self.size + 1)).long()[:, None] + torch.where(self.mirror & (side < .5)[:, None], along.flip(0), along)
-        place = self.first[at].view(-1, 1, 1) + rows[..., None]*width.view(-1, 1, 1) + columns[:, None]          # (B, size, size)
+        photograph, scale, down, right, side = uniform_of(index, self.key, torch.arange(5)).unbind(
+            -1
+        )
+        group = (photograph * (len(self.group) - 1)).long()
+        at = self.group[group] + (scale * (self.group[group + 1] - self.group[group])).long()
+        (height, width), along = (
+            self.shape[at].unbind(-1),
+            torch.arange(self.size, device=index.device),
+        )
+        rows = (down * (height - self.size + 1)).long()[:, None] + along
+        columns = (right * (width - self.size + 1)).long()[:, None] + torch.where(
+            self.mirror & (side < 0.5)[:, None], along.flip(0), along
+        )
+        place = (
+            self.first[at].view(-1, 1, 1)
+            + rows[..., None] * width.view(-1, 1, 1)
+            + columns[:, None]
+        )  # (B, size, size)
         return Images(self.pixels[:, place].transpose(0, 1), torch.full_like(index, self.label))
 
 # %% ../nbs/library/17_data.ipynb #2e591e6b
-def photo_crops(size:int=32, # pixels on a side
-    split:str='train', # or 'held_out': other photographs
-    count:int|None=None, # crops there are; None: 2^20 to train on, 50,000 held out
-    reductions:tuple[int, ...]=(1, 2, 4, 8), # pixels averaged, on a side; those that leave a photograph smaller than a crop are left out
-    label:int=0, # class of all crops
-    seed:int=0, # of the windows
-    device:str|torch.device|None=None, # where the photographs lie
-)->Crops: # a source: `source[index]` are (B, 3, size, size) `Images`
+def photo_crops(
+    size: int = 32,  # pixels on a side
+    split: str = 'train',  # or 'held_out': other photographs
+    count: int | None = None,  # crops there are; None: 2^20 to train on, 50,000 held out
+    reductions: tuple[int, ...] = (
+        1,
+        2,
+        4,
+        8,
+    ),  # pixels averaged, on a side; those that leave a photograph smaller than a crop are left out
+    label: int = 0,  # class of all crops
+    seed: int = 0,  # of the windows
+    device: str | torch.device | None = None,  # where the photographs lie
+) -> Crops:  # a source: `source[index]` are (B, 3, size, size) `Images`
     """Windows of the colour photographs at several scales, half of those to train on mirrored; the split is by photograph.
 
     Raises `ValueError` for an unknown split or a size that no photograph has."""
-    if split not in ('train', 'held_out'): raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    if split not in ('train', 'held_out'):
+        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
     count = (2**20 if split == 'train' else 50_000) if count is None else count
-    colour = [photos()[p.name] for p in PHOTOGRAPHS if p.held_out == (split == 'held_out') and photos()[p.name].shape[1] == 3]
-    groups = [[torch.nn.functional.avg_pool2d(x, k)[0] for k in reductions if min(x.shape[-2:])//k >= size] for x in colour]
+    colour = [
+        photos()[p.name]
+        for p in PHOTOGRAPHS
+        if p.held_out == (split == 'held_out') and photos()[p.name].shape[1] == 3
+    ]
+    groups = [
+        [
+            torch.nn.functional.avg_pool2d(x, k)[0]
+            for k in reductions
+            if min(x.shape[-2:]) // k >= size
+        ]
+        for x in colour
+    ]
     pictures = [picture for group in groups for picture in group]
-    if not pictures or count < 1: raise ValueError(f"size must be at most the photographs', and count at least 1, got {size} and {count}")
-    sizes, members = [picture[0].numel() for picture in pictures], [len(group) for group in groups if group]
+    if not pictures or count < 1:
+        raise ValueError(
+            f"size must be at most the photographs', and count at least 1, got {size} and {count}"
+        )
+    sizes, members = (
+        [picture[0].numel() for picture in pictures],
+        [len(group) for group in groups if group],
+    )
     tensor = lambda numbers: torch.tensor(numbers, device=device)
-    return Crops(size, count, scrambled(torch.tensor(seed)).item(), torch.cat([picture.flatten(1) for picture in pictures], 1).to(device or 'cpu'),
-                 tensor([0] + sizes[:-1]).cumsum(0), tensor([picture.shape[1:] for picture in pictures]), tensor([0] + members).cumsum(0), label, split == 'train')
+    return Crops(
+        size,
+        count,
+        scrambled(torch.tensor(seed)).item(),
+        torch.cat([picture.flatten(1) for picture in pictures], 1).to(device or 'cpu'),
+        tensor([0] + sizes[:-1]).cumsum(0),
+        tensor([picture.shape[1:] for picture in pictures]),
+        tensor([0] + members).cumsum(0),
+        label,
+        split == 'train',
+    )
 
 # %% ../nbs/library/17_data.ipynb #4a83e2d0
 @dataclass(frozen=True)
 class TakingTurns:
     "Sources mixed in equal parts: image $i$ is image $\\lfloor i/n\\rfloor$ of source $i\\bmod n$."
-    sources: tuple # of images of one size
+
+    sources: tuple  # of images of one size
 
     @property
-    def unreadable(self): return ChainMap(*[source.unreadable for source in self.sources if hasattr(source, 'unreadable')])
-    def __len__(self): return len(self.sources)*min(len(source) for source in self.sources)
+    def unreadable(self):
+        return ChainMap(
+            *[source.unreadable for source in self.sources if hasattr(source, 'unreadable')]
+        )
+
+    def __len__(self):
+        return len(self.sources) * min(len(source) for source in self.sources)
+
     def __getitem__(self, index):
         index = chosen(index, len(self))
-        which = [(index % len(self.sources) == number).nonzero().flatten() for number in range(len(self.sources))]
-        parts = [source[index[at].div(len(self.sources), rounding_mode='floor')] for source, at in zip(self.sources, which)]
+        which = [
+            (index % len(self.sources) == number).nonzero().flatten()
+            for number in range(len(self.sources))
+        ]
+        parts = [
+            source[index[at].div(len(self.sources), rounding_mode='floor')]
+            for source, at in zip(self.sources, which)
+        ]
         back = torch.cat(which).argsort()
-        return Images(torch.cat([part.x for part in parts])[back.to(parts[0].x.device)], torch.cat([part.label for part in parts])[back.to(parts[0].x.device)])
+        return Images(
+            torch.cat([part.x for part in parts])[back.to(parts[0].x.device)],
+            torch.cat([part.label for part in parts])[back.to(parts[0].x.device)],
+        )
 
 # %% ../nbs/library/17_data.ipynb #8334f5b7
-def as_picture(picture:Image.Image, # as opened from a file
-    channels:int=3, # 3 for colour, 1 for grey
-    turn:bool=True, # whether to set it upright as its EXIF tag says
-)->Image.Image: # of mode RGB or L
+def as_picture(
+    picture: Image.Image,  # as opened from a file
+    channels: int = 3,  # 3 for colour, 1 for grey
+    turn: bool = True,  # whether to set it upright as its EXIF tag says
+) -> Image.Image:  # of mode RGB or L
     """Any picture in 8 bits and one of two modes: upright, without transparency (laid on white), 16 bits rounded to 8.
 
     Raises `ValueError` for pixels whose range is unknown."""
-    if turn: picture = ImageOps.exif_transpose(picture)
+    if turn:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode[0] in 'IF':
         values = np.asarray(picture)
-        if picture.mode == 'F' or values.min() < 0 or values.max() > 65535: raise ValueError(f"pixels must have 8 or 16 bits, got mode {picture.mode} from {values.min()} to {values.max()}")
-        picture = Image.fromarray((values/257).round().astype(np.uint8))
+        if picture.mode == 'F' or values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"pixels must have 8 or 16 bits, got mode {picture.mode} from {values.min()} to {values.max()}"
+            )
+        picture = Image.fromarray((values / 257).round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
@@ -537,140 +782,235 @@ def as_picture(picture:Image.Image, # as opened from a file
 
 # %% ../nbs/library/17_data.ipynb #d3dc166a
 @lru_cache(256)
-def area_weights(length:int, # pixels in a row
-    size:int, # fewer pixels, each a mean over as many old ones as it covers
-)->np.ndarray: # (size, length), rows sum to 1
+def area_weights(
+    length: int,  # pixels in a row
+    size: int,  # fewer pixels, each a mean over as many old ones as it covers
+) -> np.ndarray:  # (size, length), rows sum to 1
     "What part of new pixel $i$ is old pixel $p$."
     edges, p = np.linspace(0, length, size + 1)[:, None], np.arange(length)
-    return ((np.minimum(edges[1:], p + 1) - np.maximum(edges[:-1], p)).clip(0)*size/length).astype(np.float32)
+    return (
+        (np.minimum(edges[1:], p + 1) - np.maximum(edges[:-1], p)).clip(0) * size / length
+    ).astype(np.float32)
 
-def central_square(picture:Image.Image, side:int)->Image.Image:
+
+def central_square(picture: Image.Image, side: int) -> Image.Image:
     "The square of `side` pixels in the middle."
-    left, top = (picture.width - side)//2, (picture.height - side)//2
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side))
 
-def crop_then_area(picture:Image.Image, # of any size, mode RGB or L
-    size:int, # pixels on a side of the result
-)->Image.Image: # size x size
+
+def crop_then_area(
+    picture: Image.Image,  # of any size, mode RGB or L
+    size: int,  # pixels on a side of the result
+) -> Image.Image:  # size x size
     "The authors': central square along the short side, then the mean over areas; a smaller picture is enlarged by bicubic interpolation."
     side = min(picture.size)
     square = central_square(picture, side)
-    if side < size: return square.resize((size, size), Image.Resampling.BICUBIC)
+    if side < size:
+        return square.resize((size, size), Image.Resampling.BICUBIC)
     weights, pixels = area_weights(side, size), np.asarray(square, dtype=np.float32)
-    means = weights @ (weights @ pixels.reshape(side, -1)).reshape(size, side, -1)                 # (size, size, C)
+    means = weights @ (weights @ pixels.reshape(side, -1)).reshape(
+        size, side, -1
+    )  # (size, size, C)
     return Image.fromarray(means.round().astype(np.uint8).reshape(size, size, *pixels.shape[2:]))
 
 # %% ../nbs/library/17_data.ipynb #716b1545
-def halve_then_bicubic(picture:Image.Image, # of any size
-    size:int, # pixels on a side of the result
-)->Image.Image: # size x size
+def halve_then_bicubic(
+    picture: Image.Image,  # of any size
+    size: int,  # pixels on a side of the result
+) -> Image.Image:  # size x size
     "ADM's (Dhariwal and Nichol 2021): halve while the short side stays at least `size`, bicubic to it, then the central square."
-    while min(picture.size) >= 2*size: picture = picture.resize((picture.width//2, picture.height//2), Image.Resampling.BOX)
-    scale = size/min(picture.size)
-    return central_square(picture.resize((round(picture.width*scale), round(picture.height*scale)), Image.Resampling.BICUBIC), size)
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    return central_square(
+        picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+        ),
+        size,
+    )
 
-def squeeze(picture:Image.Image, # of any size
-    size:int, # pixels on a side of the result
-)->Image.Image: # size x size
+
+def squeeze(
+    picture: Image.Image,  # of any size
+    size: int,  # pixels on a side of the result
+) -> Image.Image:  # size x size
     "Downsampled ImageNet's (Chrabaszcz et al. 2017): the whole picture into a square by the mean over areas, whatever its shape."
     return picture.resize((size, size), Image.Resampling.BOX)
 
 # %% ../nbs/library/17_data.ipynb #631f3369
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
 
 @dataclass(frozen=True)
 class Pictures:
     "Pictures on a shelf, cut to one size: `pictures[index]` gives `Images` for a vector of indices."
-    shelf: object # has a length, `name(i)`, `label(i)` and `open(i)`
-    size: int # pixels on a side
+
+    shelf: object  # has a length, `name(i)`, `label(i)` and `open(i)`
+    size: int  # pixels on a side
     resize: Callable[[Image.Image, int], Image.Image] = crop_then_area
-    channels: int = 3 # 3 for colour, 1 for grey
-    turn: bool = True # whether EXIF tags are obeyed
-    on_error: str = 'stop' # or 'skip': the next readable picture takes the place of one that is not
-    unreadable: dict[str, str] = field(default_factory=dict) # names and reasons
+    channels: int = 3  # 3 for colour, 1 for grey
+    turn: bool = True  # whether EXIF tags are obeyed
+    on_error: str = (
+        'stop'  # or 'skip': the next readable picture takes the place of one that is not
+    )
+    unreadable: dict[str, str] = field(default_factory=dict)  # names and reasons
 
     def __post_init__(self):
-        if self.on_error not in ('stop', 'skip') or self.channels not in (1, 3): raise ValueError(f"on_error must be 'stop' or 'skip' and channels 1 or 3, got {self.on_error!r} and {self.channels}")
-        if self.size < 1: raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.on_error not in ('stop', 'skip') or self.channels not in (1, 3):
+            raise ValueError(
+                f"on_error must be 'stop' or 'skip' and channels 1 or 3, got {self.on_error!r} and {self.channels}"
+            )
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
 
-    def __len__(self): return len(self.shelf)
+    def __len__(self):
+        return len(self.shelf)
 
     def __getitem__(self, index):
         found = [self.readable(i) for i in chosen(index, len(self)).tolist()]
-        x = torch.stack([pixels for _, pixels in found]) if found else torch.empty(0, self.channels, self.size, self.size)
+        x = (
+            torch.stack([pixels for _, pixels in found])
+            if found
+            else torch.empty(0, self.channels, self.size, self.size)
+        )
         return Images(x, torch.tensor([self.shelf.label(i) for i, _ in found], dtype=torch.int64))
 
-    def pixels(self, i:int)->Tensor:
+    def pixels(self, i: int) -> Tensor:
         "Picture `i`, cut to size: (C, size, size) in [-1, 1]."
-        with self.shelf.open(i) as picture: square = self.resize(as_picture(picture, self.channels, self.turn), self.size)
-        return torch.from_numpy(np.array(square)).view(self.size, self.size, self.channels).movedim(-1, 0)/127.5 - 1
+        with self.shelf.open(i) as picture:
+            square = self.resize(as_picture(picture, self.channels, self.turn), self.size)
+        return (
+            torch.from_numpy(np.array(square))
+            .view(self.size, self.size, self.channels)
+            .movedim(-1, 0)
+            / 127.5
+            - 1
+        )
 
-    def readable(self, i:int)->tuple[int, Tensor]:
+    def readable(self, i: int) -> tuple[int, Tensor]:
         "Picture `i`, or the first readable one after it: its number and pixels."
         for at in (j % len(self) for j in range(i, i + len(self))):
             name = self.shelf.name(at)
-            if name in self.unreadable: continue
-            try: return at, self.pixels(at)
+            if name in self.unreadable:
+                continue
+            try:
+                return at, self.pixels(at)
             except UNREADABLE as error:
-                if isinstance(error, OSError) and error.errno is not None: raise
-                if self.on_error == 'stop': raise ValueError(f"{name} cannot be read as an image: {error}") from error
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                if self.on_error == 'stop':
+                    raise ValueError(f"{name} cannot be read as an image: {error}") from error
                 self.unreadable[name] = str(error)
-                warnings.warn(f"{name} cannot be read as an image, the next one takes its place: {error}")
-        raise ValueError(f"none of {len(self)} images can be read; the first: {next(iter(self.unreadable.items()))}")
+                warnings.warn(
+                    f"{name} cannot be read as an image, the next one takes its place: {error}"
+                )
+        raise ValueError(
+            f"none of {len(self)} images can be read; the first: {next(iter(self.unreadable.items()))}"
+        )
 
 # %% ../nbs/library/17_data.ipynb #47b0bbec
 @dataclass(frozen=True)
 class Mirrored:
     "A source and its mirror images: image $N+i$ is image $i$ flipped from left to right."
-    source: object # anything with a length that gives `Images` for a vector of indices
+
+    source: object  # anything with a length that gives `Images` for a vector of indices
 
     @property
-    def unreadable(self): return self.source.unreadable
-    def __len__(self): return 2*len(self.source)
+    def unreadable(self):
+        return self.source.unreadable
+
+    def __len__(self):
+        return 2 * len(self.source)
+
     def __getitem__(self, index):
         index = chosen(index, len(self))
         images = self.source[index % len(self.source)]
-        return Images(torch.where((index >= len(self.source)).view(-1, 1, 1, 1).to(images.x.device), images.x.flip(-1), images.x), images.label)
+        return Images(
+            torch.where(
+                (index >= len(self.source)).view(-1, 1, 1, 1).to(images.x.device),
+                images.x.flip(-1),
+                images.x,
+            ),
+            images.label,
+        )
 
 # %% ../nbs/library/17_data.ipynb #070e835b
 @dataclass(frozen=True)
 class Files:
     "A shelf of image files."
-    paths: tuple[str, ...]
-    labels: tuple[int, ...] # class of each
-    classes: tuple[str, ...] # names of the classes
 
-    def __len__(self): return len(self.paths)
-    def name(self, i): return self.paths[i]
-    def label(self, i): return self.labels[i]
-    def open(self, i): return Image.open(self.paths[i])
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]  # class of each
+    classes: tuple[str, ...]  # names of the classes
+
+    def __len__(self):
+        return len(self.paths)
+
+    def name(self, i):
+        return self.paths[i]
+
+    def label(self, i):
+        return self.labels[i]
+
+    def open(self, i):
+        return Image.open(self.paths[i])
 
 # %% ../nbs/library/17_data.ipynb #1b208f05
-def files_in(folder:str|Path, # holds images, or folders of images named by class
-)->Files: # in the order of their names
+def files_in(
+    folder: str | Path,  # holds images, or folders of images named by class
+) -> Files:  # in the order of their names
     """Images of a folder: each subfolder a class, in alphabetical order, or all of class 0 if there are none.
 
     Raises `FileNotFoundError` if there is no such folder, `ValueError` if it holds no images, or images beside folders of images."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"folder must be a folder of images, got {folder}, which is none")
-    plain = sorted(str(path) for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(IMG_EXTENSIONS))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder must be a folder of images, got {folder}, which is none")
+    plain = sorted(
+        str(path)
+        for path in folder.iterdir()
+        if path.is_file() and path.name.lower().endswith(IMG_EXTENSIONS)
+    )
     subfolders = any(path.is_dir() for path in folder.iterdir())
     classes, index = find_classes(folder) if subfolders else ([folder.name], {})
-    samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS, allow_empty=True) if subfolders else []
-    if plain and samples: raise ValueError(f"folder must hold images or folders of images, not both, got {len(plain)} images beside folders in {folder}")
-    if not (plain or samples): raise ValueError(f"folder must hold images ({' '.join(IMG_EXTENSIONS)}), got none in {folder}")
-    if plain: return Files(tuple(plain), (0,)*len(plain), (folder.name,))
+    samples = (
+        make_dataset(folder, index, extensions=IMG_EXTENSIONS, allow_empty=True)
+        if subfolders
+        else []
+    )
+    if plain and samples:
+        raise ValueError(
+            f"folder must hold images or folders of images, not both, got {len(plain)} images beside folders in {folder}"
+        )
+    if not (plain or samples):
+        raise ValueError(
+            f"folder must hold images ({' '.join(IMG_EXTENSIONS)}), got none in {folder}"
+        )
+    if plain:
+        return Files(tuple(plain), (0,) * len(plain), (folder.name,))
     return Files(*zip(*samples), tuple(classes))
 
 # %% ../nbs/library/17_data.ipynb #514c112f
-def image_folder(folder:str|Path, # holds images, or folders of images named by class
-    size:int, # pixels on a side
-    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # how pictures of any size become squares
-    channels:int=3, # 3 for colour, 1 for grey
-    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
-    mirror:bool=False, # whether mirror images are added
-)->Pictures|Mirrored: # a source: `source[index]` are (B, channels, size, size) `Images`
+def image_folder(
+    folder: str | Path,  # holds images, or folders of images named by class
+    size: int,  # pixels on a side
+    resize: Callable[
+        [Image.Image, int], Image.Image
+    ] = crop_then_area,  # how pictures of any size become squares
+    channels: int = 3,  # 3 for colour, 1 for grey
+    on_error: str = 'stop',  # or 'skip': the next readable picture takes the place of one that is not
+    mirror: bool = False,  # whether mirror images are added
+) -> Pictures | Mirrored:  # a source: `source[index]` are (B, channels, size, size) `Images`
     """The user's own pictures, of any sizes and modes (`as_picture`), cut to one size.
 
     Raises `ValueError` for a folder without images, and names a picture that cannot be read."""
@@ -678,64 +1018,93 @@ def image_folder(folder:str|Path, # holds images, or folders of images named by 
     return Mirrored(pictures) if mirror else pictures
 
 # %% ../nbs/library/17_data.ipynb #9f869000
-def imagenet(root:str|Path, # holds train/ and val/, each with a folder for each class
-    size:int, # pixels on a side
-    split:str='train', # or 'val'
-    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # which of the three data sets: the authors', ADM's or Chrabaszcz et al.'s
-    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
-    mirror:bool|None=None, # whether mirror images are added; None: in training
-)->Pictures|Mirrored: # a source: `source[index]` are (B, 3, size, size) `Images`
+def imagenet(
+    root: str | Path,  # holds train/ and val/, each with a folder for each class
+    size: int,  # pixels on a side
+    split: str = 'train',  # or 'val'
+    resize: Callable[
+        [Image.Image, int], Image.Image
+    ] = crop_then_area,  # which of the three data sets: the authors', ADM's or Chrabaszcz et al.'s
+    on_error: str = 'stop',  # or 'skip': the next readable picture takes the place of one that is not
+    mirror: bool | None = None,  # whether mirror images are added; None: in training
+) -> Pictures | Mirrored:  # a source: `source[index]` are (B, 3, size, size) `Images`
     """ILSVRC 2012 at any size.
 
     Raises `ValueError` for an unknown split or folders that are not named by WordNet (n and eight digits)."""
-    if split not in ('train', 'val'): raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    files = files_in(Path(root)/split)
+    if split not in ('train', 'val'):
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    files = files_in(Path(root) / split)
     strange = [name for name in files.classes if not re.fullmatch(r'n\d{8}', name)]
-    if strange: raise ValueError(f"{Path(root)/split} must hold folders like n01440764, got {strange[0]!r}; validation images have to be sorted into the folders of their classes")
+    if strange:
+        raise ValueError(
+            f"{Path(root) / split} must hold folders like n01440764, got {strange[0]!r}; validation images have to be sorted into the folders of their classes"
+        )
     pictures = Pictures(files, size, resize, turn=False, on_error=on_error)
     return Mirrored(pictures) if (split == 'train' if mirror is None else mirror) else pictures
+
 
 imagenet64 = partial(imagenet, size=64)
 imagenet256 = partial(imagenet, size=256)
 
 # %% ../nbs/library/17_data.ipynb #6b3484f9
 @contextmanager
-def lmdb_transaction(folder:str, # with data.mdb
-)->Iterator: # an open `lmdb.Transaction`, to be used in a `with`
+def lmdb_transaction(
+    folder: str,  # with data.mdb
+) -> Iterator:  # an open `lmdb.Transaction`, to be used in a `with`
     "A look into an LMDB data base, closed when it ends."
-    try: import lmdb
-    except ImportError as error: raise ImportError("LSUN is stored as LMDB; to read it, pip install lmdb") from error
-    with lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False) as environment, environment.begin() as transaction: yield transaction
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ImportError("LSUN is stored as LMDB; to read it, pip install lmdb") from error
+    with (
+        lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False) as environment,
+        environment.begin() as transaction,
+    ):
+        yield transaction
 
 # %% ../nbs/library/17_data.ipynb #a0677404
 @dataclass(frozen=True)
 class LmdbShelf:
     "A shelf of image files in an LMDB data base, all of class 0."
-    folder: str # with data.mdb
+
+    folder: str  # with data.mdb
     keys: tuple[bytes, ...]
 
-    def __len__(self): return len(self.keys)
-    def name(self, i): return f'{self.folder}[{self.keys[i].decode(errors="replace")}]'
-    def label(self, i): return 0
+    def __len__(self):
+        return len(self.keys)
+
+    def name(self, i):
+        return f'{self.folder}[{self.keys[i].decode(errors="replace")}]'
+
+    def label(self, i):
+        return 0
+
     def open(self, i):
-        with lmdb_transaction(self.folder) as transaction: return Image.open(io.BytesIO(transaction.get(self.keys[i])))
+        with lmdb_transaction(self.folder) as transaction:
+            return Image.open(io.BytesIO(transaction.get(self.keys[i])))
 
 # %% ../nbs/library/17_data.ipynb #61650d44
-def lsun(root:str|Path, # holds bedroom_train_lmdb/ and its like
-    size:int=256, # pixels on a side
-    split:str='train', # or 'val'
-    category:str='bedroom',
-    resize:Callable[[Image.Image, int], Image.Image]=crop_then_area, # how pictures of any size become squares
-    on_error:str='stop', # or 'skip': the next readable picture takes the place of one that is not
-    mirror:bool=False, # whether mirror images are added
-)->Pictures|Mirrored: # a source: `source[index]` are (B, 3, size, size) `Images`
+def lsun(
+    root: str | Path,  # holds bedroom_train_lmdb/ and its like
+    size: int = 256,  # pixels on a side
+    split: str = 'train',  # or 'val'
+    category: str = 'bedroom',
+    resize: Callable[
+        [Image.Image, int], Image.Image
+    ] = crop_then_area,  # how pictures of any size become squares
+    on_error: str = 'stop',  # or 'skip': the next readable picture takes the place of one that is not
+    mirror: bool = False,  # whether mirror images are added
+) -> Pictures | Mirrored:  # a source: `source[index]` are (B, 3, size, size) `Images`
     """A category of LSUN (Yu et al. 2015) from its LMDB data base.
 
     Raises `FileNotFoundError` if there is no such data base, `ImportError` without lmdb, `ValueError` if it is empty."""
-    folder = Path(root)/f'{category}_{split}_lmdb'
-    if not (folder/'data.mdb').is_file(): raise FileNotFoundError(f"root must hold {folder.name}/data.mdb, got none in {root}")
-    with lmdb_transaction(str(folder)) as transaction: keys = tuple(transaction.cursor().iternext(keys=True, values=False))
-    if not keys: raise ValueError(f"{folder} must hold images, got none")
+    folder = Path(root) / f'{category}_{split}_lmdb'
+    if not (folder / 'data.mdb').is_file():
+        raise FileNotFoundError(f"root must hold {folder.name}/data.mdb, got none in {root}")
+    with lmdb_transaction(str(folder)) as transaction:
+        keys = tuple(transaction.cursor().iternext(keys=True, values=False))
+    if not keys:
+        raise ValueError(f"{folder} must hold images, got none")
     pictures = Pictures(LmdbShelf(str(folder), keys), size, resize, turn=False, on_error=on_error)
     return Mirrored(pictures) if mirror else pictures
 
@@ -743,11 +1112,19 @@ def lsun(root:str|Path, # holds bedroom_train_lmdb/ and its like
 @dataclass(frozen=True)
 class Rows:
     "A shelf of rows, as in a `datasets.Dataset`: `rows[i][image]` is a PIL image."
-    rows: object # has a length and gives a mapping for a number
-    image: str = 'image' # name of the column with the picture
-    column: str|None = 'label' # name of the column with the class; None: all of class 0
 
-    def __len__(self): return len(self.rows)
-    def name(self, i): return f'row {i}'
-    def label(self, i): return 0 if self.column is None else self.rows[i][self.column]
-    def open(self, i): return self.rows[i][self.image]
+    rows: object  # has a length and gives a mapping for a number
+    image: str = 'image'  # name of the column with the picture
+    column: str | None = 'label'  # name of the column with the class; None: all of class 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def name(self, i):
+        return f'row {i}'
+
+    def label(self, i):
+        return 0 if self.column is None else self.rows[i][self.column]
+
+    def open(self, i):
+        return self.rows[i][self.image]

@@ -11,47 +11,72 @@ import math
 import torch
 from torch import Tensor
 
-from .paths import _check_eps, _check_positive, hazards, sample_environment, token_times, transition_probabilities
+from asyncpatch.paths import (
+    _check_eps,
+    _check_positive,
+    hazards,
+    sample_environment,
+    token_times,
+    transition_probabilities,
+)
 
 # %% ../nbs/theory/03_density.ipynb #c0071434
 def _log_ray(h, shape):
     "Log of $f(h/R)\\,e^R/R^N$, the part that density and flux have in common."
     k = torch.as_tensor(shape, dtype=_check_positive(h, 'h').dtype, device=h.device)
-    if k.dim() and k.shape != h.shape[-1:]: raise ValueError(f"shape must be a number or have {h.shape[-1]} entries, got shape {tuple(k.shape)}")
+    if k.dim() and k.shape != h.shape[-1:]:
+        raise ValueError(
+            f"shape must be a number or have {h.shape[-1]} entries, got shape {tuple(k.shape)}"
+        )
     k, R = _check_positive(k.reshape(-1), 'shape').expand(h.shape[-1]), h.sum(-1)
-    return k.sum().lgamma() - k.lgamma().sum() + ((k - 1)*h.log()).sum(-1) - k.sum()*R.log() + R
+    return k.sum().lgamma() - k.lgamma().sum() + ((k - 1) * h.log()).sum(-1) - k.sum() * R.log() + R
 
 # %% ../nbs/theory/03_density.ipynb #d605b3fd
-def log_density(h:Tensor, # positive hazards of the token times, (..., N)
-    shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
-    eps:float=0., # distance from the corners of the cube
-)->Tensor: # log q, (...); the mass of q is N, not 1
+def log_density(
+    h: Tensor,  # positive hazards of the token times, (..., N)
+    shape: float
+    | Tensor = 1.0,  # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
+    eps: float = 0.0,  # distance from the corners of the cube
+) -> Tensor:  # log q, (...); the mass of q is N, not 1
     """Log of the time that a random path spends near a point, per volume of token times (paper Eq. 33; @eq-density-gamma).
 
     Raises `ValueError` for hazards or shapes that are not positive and finite, or shapes that do not match."""
-    return _log_ray(h, shape) + (h.log() - h).logsumexp(-1) - h.shape[-1]*math.log(1 - 2*_check_eps(eps))
+    return (
+        _log_ray(h, shape)
+        + (h.log() - h).logsumexp(-1)
+        - h.shape[-1] * math.log(1 - 2 * _check_eps(eps))
+    )
 
 # %% ../nbs/theory/03_density.ipynb #821b666c
-def log_flux(h:Tensor, # positive hazards of the token times, (..., N)
-    shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
-    eps:float=0., # distance from the corners of the cube
-)->Tensor: # log v_i, (..., N); each v_i has mass 1 - 2 eps
+def log_flux(
+    h: Tensor,  # positive hazards of the token times, (..., N)
+    shape: float
+    | Tensor = 1.0,  # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
+    eps: float = 0.0,  # distance from the corners of the cube
+) -> Tensor:  # log v_i, (..., N); each v_i has mass 1 - 2 eps
     """Log of the movement of each token, $v_i=(1-2\\varepsilon)\\,p_i\\,q$ (@eq-density-flux).
 
     Raises `ValueError` for hazards or shapes that are not positive and finite, or shapes that do not match."""
-    return _log_ray(h, shape)[..., None] + h.log() - h - (h.shape[-1] - 1)*math.log(1 - 2*_check_eps(eps))
+    return (
+        _log_ray(h, shape)[..., None]
+        + h.log()
+        - h
+        - (h.shape[-1] - 1) * math.log(1 - 2 * _check_eps(eps))
+    )
 
 # %% ../nbs/theory/03_density.ipynb #38cce095
-def sample_position(n:int, # number of draws
-    tokens:int, # number of tokens N
-    shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-    dtype:torch.dtype=torch.float64, # of the result
-)->tuple[Tensor, Tensor]: # hazards h and clock rates alpha, each (n, tokens)
+def sample_position(
+    n: int,  # number of draws
+    tokens: int,  # number of tokens N
+    shape: float
+    | Tensor = 1.0,  # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+    dtype: torch.dtype = torch.float64,  # of the result
+) -> tuple[Tensor, Tensor]:  # hazards h and clock rates alpha, each (n, tokens)
     """A draw of q/N: the position of a random path at a uniform physical time, $\\mathbf h=\\boldsymbol\\alpha\\sigma$ with $\\sigma\\sim\\mathrm{Exp}(\\alpha_J)$.
 
     Raises `ValueError` for a shape that is not positive or does not match the number of tokens."""
     alpha = sample_environment(n, tokens, shape, generator, dtype)
     J = torch.randint(tokens, (n, 1), generator=generator, device=alpha.device)
-    sigma = torch.empty_like(J, dtype=dtype).exponential_(generator=generator)/alpha.gather(-1, J)
-    return alpha*sigma, alpha
+    sigma = torch.empty_like(J, dtype=dtype).exponential_(generator=generator) / alpha.gather(-1, J)
+    return alpha * sigma, alpha

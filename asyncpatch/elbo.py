@@ -7,221 +7,298 @@ __all__ = ['prior_nats', 'reconstruction_nats', 'categorical_nats', 'Bound', 'pa
            'path_times', 'nll_bound', 'Estimate', 'bits_per_dimension', 'dequantise']
 
 # %% ../nbs/theory/04_elbo.ipynb #0152c3e8
+import math
 from collections.abc import Callable
 from typing import NamedTuple
-import math
 
 import torch
 from torch import Tensor
 
-from .schedules import check_times, elbo_weight, log_snr, rectified_flow
+from .density import log_flux
 from .joint import Generators, corrupt
 from .paths import hazards, sample_environment, token_times
-from .density import log_flux
+from .schedules import check_times, elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/04_elbo.ipynb #1ec2581f
 def _check_eps(eps):
-    if not 0 < eps < .5: raise ValueError(f"eps must lie in (0, 1/2), got {eps!r}")
+    if not 0 < eps < 0.5:
+        raise ValueError(f"eps must lie in (0, 1/2), got {eps!r}")
     return eps
+
 
 def _end(schedule, time):
     return schedule(torch.tensor(float(time), dtype=torch.float64, device='cpu'))
 
 # %% ../nbs/theory/04_elbo.ipynb #74a96a42
-def prior_nats(x:Tensor, # clean data, (B, ...)
-    eps:float=1e-3, # the path ends at 1 - eps
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # nats per sample, (B,)
+def prior_nats(
+    x: Tensor,  # clean data, (B, ...)
+    eps: float = 1e-3,  # the path ends at 1 - eps
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # nats per sample, (B,)
     """$\\mathrm{KL}(q(\\mathbf z_{1-\\varepsilon}\\mid\\mathbf x)\\,\\|\\,\\mathcal N(0,I))=\\sum\\frac12(\\sigma^2+\\alpha^2x^2-1)-\\log\\sigma$.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
     alpha, sigma = _end(schedule, 1 - _check_eps(eps))
-    return (.5*(sigma**2 - 1).item() - sigma.log().item() + .5*alpha.item()**2*x**2).flatten(1).sum(1)
+    return (
+        (0.5 * (sigma**2 - 1).item() - sigma.log().item() + 0.5 * alpha.item() ** 2 * x**2)
+        .flatten(1)
+        .sum(1)
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #5e078ae0
-def reconstruction_nats(x:Tensor, # clean data with a density, (B, ...)
-    eps:float=1e-3, # the path starts at eps
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # nats per sample, (B,); the same for all
+def reconstruction_nats(
+    x: Tensor,  # clean data with a density, (B, ...)
+    eps: float = 1e-3,  # the path starts at eps
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # nats per sample, (B,); the same for all
     """$\\mathbb E[-\\log\\mathcal N(\\mathbf x;\\mathbf z/\\alpha,\\sigma^2/\\alpha^2)]=\\frac d2\\log(2\\pi e\\,\\sigma^2/\\alpha^2)$ at time eps.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
     alpha, sigma = _end(schedule, _check_eps(eps))
-    return x.new_full(x.shape[:1], x[0].numel()*(.5*math.log(2*math.pi*math.e) + (sigma/alpha).log().item()))
+    return x.new_full(
+        x.shape[:1],
+        x[0].numel() * (0.5 * math.log(2 * math.pi * math.e) + (sigma / alpha).log().item()),
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #34bf48fb
-def categorical_nats(x:Tensor, # clean data whose values are among `levels`, (B, ...)
-    levels:Tensor, # the possible values of a pixel, (L,)
-    eps:float=1e-3, # the path starts at eps
-    generator:Generators=None, # one for the batch, or one per sample
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # nats per sample, a one-sample estimate, (B,)
+def categorical_nats(
+    x: Tensor,  # clean data whose values are among `levels`, (B, ...)
+    levels: Tensor,  # the possible values of a pixel, (L,)
+    eps: float = 1e-3,  # the path starts at eps
+    generator: Generators = None,  # one for the batch, or one per sample
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # nats per sample, a one-sample estimate, (B,)
     """$-\\log p(\\mathbf x\\mid\\mathbf z_\\varepsilon)$ for discrete data, $p(x\\mid z)\\propto e^{-(z-\\alpha x)^2/2\\sigma^2}$ over the levels.
 
     One draw per sample; in a `Bound` its scatter shows among the images, not among the passes.
 
     Raises `ValueError` for `eps` outside (0, 1/2) and for data that are not on the levels."""
     t = torch.full((), _check_eps(eps), dtype=x.dtype, device=x.device)
-    apart = (x[..., None] - levels.to(x)).abs()                          # (B, ..., L)
-    if apart.amin(-1).max() > 1e-4: raise ValueError(f"x must hold values among levels, got one that is {apart.amin(-1).max().item():g} away from the nearest")
+    apart = (x[..., None] - levels.to(x)).abs()  # (B, ..., L)
+    if apart.amin(-1).max() > 1e-4:
+        raise ValueError(
+            f"x must hold values among levels, got one that is {apart.amin(-1).max().item():g} away from the nearest"
+        )
     z, _ = corrupt(x, t, generator, schedule)
     alpha, sigma = schedule(t)
-    log_p = (-((z[..., None] - alpha*levels.to(x))/sigma)**2/2).log_softmax(-1)
+    log_p = (-(((z[..., None] - alpha * levels.to(x)) / sigma) ** 2) / 2).log_softmax(-1)
     return -log_p.gather(-1, apart.argmin(-1, keepdim=True)).flatten(1).sum(1)
 
 # %% ../nbs/theory/04_elbo.ipynb #77e0118a
 class Bound(NamedTuple):
     "An upper bound on the negative log-likelihood of each sample, in nats, in its parts."
-    reconstruction: Tensor # (B,)
-    diffusion: Tensor      # one row per pass, (passes, B)
-    prior: Tensor          # (B,)
-    dims: int              # numbers per sample, C*H*W
+
+    reconstruction: Tensor  # (B,)
+    diffusion: Tensor  # one row per pass, (passes, B)
+    prior: Tensor  # (B,)
+    dims: int  # numbers per sample, C*H*W
 
     @property
-    def nats(self): return self.reconstruction + self.diffusion.mean(0) + self.prior
+    def nats(self):
+        return self.reconstruction + self.diffusion.mean(0) + self.prior
 
 # %% ../nbs/theory/04_elbo.ipynb #76709a39
 @torch.no_grad()
-def path_bound(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    x:Tensor, # clean data, (B, C, H, W)
-    path:Tensor, # fields of times from noise (1) to clean (0), as a run visits them, (M + 1, B or 1, 1, H, W)
-    label:Tensor|None=None, # class of each sample, (B,)
-    eps:float=1e-3, # the path is squeezed into [eps, 1 - eps]
-    generator:Generators=None, # one for the batch, or one per sample
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Bound: # in nats; one pass
+def path_bound(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    x: Tensor,  # clean data, (B, C, H, W)
+    path: Tensor,  # fields of times from noise (1) to clean (0), as a run visits them, (M + 1, B or 1, 1, H, W)
+    label: Tensor | None = None,  # class of each sample, (B,)
+    eps: float = 1e-3,  # the path is squeezed into [eps, 1 - eps]
+    generator: Generators = None,  # one for the batch, or one per sample
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Bound:  # in nats; one pass
     """The bound of the sampler that runs along `path`, exact for its M steps (@eq-elbo-path); M calls.
 
     Raises `ValueError` for a path that does not fall from 1 to 0, and for `eps` outside (0, 1/2)."""
     check_times(path, name='path')
     if len(path) < 2 or (path[0] < 1).any() or (path[-1] > 0).any() or (path.diff(dim=0) > 0).any():
-        raise ValueError(f"path must fall from 1 to 0 everywhere, got one of {len(path)} maps from {path[0].min().item():g} to {path[-1].max().item():g}")
-    path, total = _check_eps(eps) + (1 - 2*eps)*path.double(), 0.
+        raise ValueError(
+            f"path must fall from 1 to 0 everywhere, got one of {len(path)} maps from {path[0].min().item():g} to {path[-1].max().item():g}"
+        )
+    path, total = _check_eps(eps) + (1 - 2 * eps) * path.double(), 0.0
     for t, s in zip(path[:-1], path[1:]):
         z, _ = corrupt(x, t.to(x), generator, schedule)
-        drop = (log_snr(schedule, s).exp() - log_snr(schedule, t).exp())/2
-        total = total + (drop.to(x)*(x - denoiser(z, t.to(x), label))**2).flatten(1).sum(1)
-    return Bound(reconstruction_nats(x, eps, schedule), total[None], prior_nats(x, eps, schedule), x[0].numel())
+        drop = (log_snr(schedule, s).exp() - log_snr(schedule, t).exp()) / 2
+        total = total + (drop.to(x) * (x - denoiser(z, t.to(x), label)) ** 2).flatten(1).sum(1)
+    return Bound(
+        reconstruction_nats(x, eps, schedule),
+        total[None],
+        prior_nats(x, eps, schedule),
+        x[0].numel(),
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #9ec3e220
-def log_weights(h:Tensor, # positive hazards of the token times, (..., N)
-    shape:float|Tensor=1., # Gamma shape of the clock rates; 1 is the paper
-    eps:float=0., # distance from the corners
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    prediction:str='score', # the error is measured in: x0, eps, v or score
-)->Tensor: # log of the weights, (..., N)
+def log_weights(
+    h: Tensor,  # positive hazards of the token times, (..., N)
+    shape: float | Tensor = 1.0,  # Gamma shape of the clock rates; 1 is the paper
+    eps: float = 0.0,  # distance from the corners
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    prediction: str = 'score',  # the error is measured in: x0, eps, v or score
+) -> Tensor:  # log of the weights, (..., N)
     """Log of the ELBO weights $\\lambda_i(\\mathbf t)=\\lambda(t_i)\\,v_i(\\mathbf t)$ (paper Eq. 48; @eq-elbo-weights), computed in float64.
 
     Raises `ValueError` for hazards or a shape that are not positive."""
     flux = log_flux(h.double(), shape, eps)
-    return (elbo_weight(token_times(h.double(), eps), schedule, prediction).log() + flux).to(h.dtype)
+    return (elbo_weight(token_times(h.double(), eps), schedule, prediction).log() + flux).to(
+        h.dtype
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #2bf109fe
-def stratified(n:int, # how many
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-)->Tensor: # uniform numbers in [0, 1), one in each of n equal strata, in random order, (n,)
+def stratified(
+    n: int,  # how many
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+) -> Tensor:  # uniform numbers in [0, 1), one in each of n equal strata, in random order, (n,)
     "Uniform numbers that cover the interval evenly: each is U(0, 1), together they are a shuffled jittered grid."
     device = generator.device if generator is not None else 'cpu'
     jitter = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-    return (torch.randperm(n, generator=generator, device=device) + jitter)/n
+    return (torch.randperm(n, generator=generator, device=device) + jitter) / n
 
 # %% ../nbs/theory/04_elbo.ipynb #b096460d
-def path_times(n:int, # number of draws, stratified together
-    tokens:int, # number of tokens N
-    eps:float=1e-3, # distance from the corners
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-    shape:float|Tensor=1., # Gamma shape of the clock rates; 1 is the paper
-)->tuple[Tensor, Tensor]: # times in [eps, 1 - eps] and their weights, (n, tokens) each
+def path_times(
+    n: int,  # number of draws, stratified together
+    tokens: int,  # number of tokens N
+    eps: float = 1e-3,  # distance from the corners
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+    shape: float | Tensor = 1.0,  # Gamma shape of the clock rates; 1 is the paper
+) -> tuple[Tensor, Tensor]:  # times in [eps, 1 - eps] and their weights, (n, tokens) each
     """A rule (@eq-elbo-rule) for the weights of eq. 48: places on random paths, log-uniform for a lead token (@eq-elbo-lead).
 
     Raises `ValueError` for `eps` outside (0, 1/2) or a shape that is not positive."""
     alpha = sample_environment(n, tokens, shape, generator)
     lead = torch.randint(tokens, (n, 1), generator=generator, device=alpha.device)
-    span = math.log((1 - _check_eps(eps))/eps)
-    h = alpha*(hazards(eps*(span*stratified(n, generator)[:, None]).exp(), eps)/alpha.gather(1, lead))
-    t, speed = token_times(h, eps), alpha*(-h).exp()
-    return t, span*speed/(speed/t).mean(1, keepdim=True)
+    span = math.log((1 - _check_eps(eps)) / eps)
+    h = alpha * (
+        hazards(eps * (span * stratified(n, generator)[:, None]).exp(), eps) / alpha.gather(1, lead)
+    )
+    t, speed = token_times(h, eps), alpha * (-h).exp()
+    return t, span * speed / (speed / t).mean(1, keepdim=True)
 
 # %% ../nbs/theory/04_elbo.ipynb #eeeb9eb4
 def _normal_error(t, reference, schedule):
     "The least squared error for a normal number of variance `reference`."
     alpha, sigma = schedule(t)
-    return sigma**2*reference/(sigma**2 + alpha**2*reference)
+    return sigma**2 * reference / (sigma**2 + alpha**2 * reference)
+
 
 def _normal_information(eps, reference, schedule):
     "What `_normal_error` costs along any path, in nats per dimension."
     snr = log_snr(schedule, torch.tensor([eps, 1 - eps], dtype=torch.float64, device='cpu')).exp()
-    return .5*torch.log1p(reference*snr).diff().neg().item()
+    return 0.5 * torch.log1p(reference * snr).diff().neg().item()
+
 
 def _weighted_errors(denoiser, x, t, weight, reference, label, generator, schedule):
     z, noise = corrupt(x, t.to(x), generator, schedule)
-    errors = (x - denoiser(z, t.to(x), label))**2 - _normal_error(t, reference, schedule).to(x)*noise**2
-    return ((weight*elbo_weight(t, schedule, 'x0')).to(x)*errors).flatten(1).sum(1)
+    errors = (x - denoiser(z, t.to(x), label)) ** 2 - _normal_error(t, reference, schedule).to(
+        x
+    ) * noise**2
+    return ((weight * elbo_weight(t, schedule, 'x0')).to(x) * errors).flatten(1).sum(1)
+
 
 def _to_pixels(values, size, patch):
-    rows, columns = size[0]//patch, size[1]//patch
-    return values.reshape(-1, 1, rows, columns).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    rows, columns = size[0] // patch, size[1] // patch
+    return (
+        values.reshape(-1, 1, rows, columns).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #5091f4f5
 @torch.no_grad()
-def nll_bound(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    x:Tensor, # clean data, (B, C, H, W)
-    label:Tensor|None=None, # class of each sample, (B,)
-    rule:Callable=path_times, # `rule(n, tokens, eps, generator)` draws times and weights (@eq-elbo-rule)
-    passes:int=4, # independent estimates per image, one call each
-    patch:int=1, # side of the square tokens in pixels; the channels of a pixel share its clock
-    eps:float=1e-3, # distance of the paths from the corners
-    reference:float=.1, # variance of the normal number whose cost is subtracted (@eq-elbo-control); 0 for discrete data
-    levels:Tensor|None=None, # possible values of a pixel for discrete data, (L,); None for a density
-    batch:int=256, # images per call
-    generator:torch.Generator|None=None, # of all draws, on the device of `x`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Bound: # nats per image, in three parts
+def nll_bound(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    x: Tensor,  # clean data, (B, C, H, W)
+    label: Tensor | None = None,  # class of each sample, (B,)
+    rule: Callable = path_times,  # `rule(n, tokens, eps, generator)` draws times and weights (@eq-elbo-rule)
+    passes: int = 4,  # independent estimates per image, one call each
+    patch: int = 1,  # side of the square tokens in pixels; the channels of a pixel share its clock
+    eps: float = 1e-3,  # distance of the paths from the corners
+    reference: float = 0.1,  # variance of the normal number whose cost is subtracted (@eq-elbo-control); 0 for discrete data
+    levels: Tensor
+    | None = None,  # possible values of a pixel for discrete data, (L,); None for a density
+    batch: int = 256,  # images per call
+    generator: torch.Generator | None = None,  # of all draws, on the device of `x`
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Bound:  # nats per image, in three parts
     """An unbiased estimate of the bound @eq-elbo for any denoiser, `passes` calls per image.
 
     Raises `ValueError` for data that are not (B, C, H, W), a patch that does not divide them, `eps` outside (0, 1/2), a negative reference, and fewer than one pass."""
-    if x.ndim != 4: raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}")
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}")
     B, _, *size = x.shape
-    if patch < 1 or any(side % patch for side in size): raise ValueError(f"patch must divide the sides {size[0]} and {size[1]}, got {patch}")
-    if passes < 1: raise ValueError(f"passes must be at least 1, got {passes}")
-    if not 0 <= reference < math.inf: raise ValueError(f"reference must be at least 0, got {reference!r}")
+    if patch < 1 or any(side % patch for side in size):
+        raise ValueError(f"patch must divide the sides {size[0]} and {size[1]}, got {patch}")
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, got {passes}")
+    if not 0 <= reference < math.inf:
+        raise ValueError(f"reference must be at least 0, got {reference!r}")
     diffusion = x.new_empty(passes, B)
     for row in diffusion:
-        t, weight = (_to_pixels(values, size, patch) for values in rule(B, size[0]*size[1]//patch**2, _check_eps(eps), generator))
+        t, weight = (
+            _to_pixels(values, size, patch)
+            for values in rule(B, size[0] * size[1] // patch**2, _check_eps(eps), generator)
+        )
         for part in torch.arange(B).split(batch):
-            row[part] = _weighted_errors(denoiser, x[part], t[part], weight[part], reference, None if label is None else label[part], generator, schedule)
-    rec = reconstruction_nats(x, eps, schedule) if levels is None else categorical_nats(x, levels, eps, generator, schedule)
-    known = x[0].numel()*_normal_information(eps, reference, schedule)
+            row[part] = _weighted_errors(
+                denoiser,
+                x[part],
+                t[part],
+                weight[part],
+                reference,
+                None if label is None else label[part],
+                generator,
+                schedule,
+            )
+    rec = (
+        reconstruction_nats(x, eps, schedule)
+        if levels is None
+        else categorical_nats(x, levels, eps, generator, schedule)
+    )
+    known = x[0].numel() * _normal_information(eps, reference, schedule)
     return Bound(rec, diffusion + known, prior_nats(x, eps, schedule), x[0].numel())
 
 # %% ../nbs/theory/04_elbo.ipynb #7845bdc4
 class Estimate(NamedTuple):
     "A number of bits per dimension and how well it is known."
-    bits: float    # the bound, bits per dimension
+
+    bits: float  # the bound, bits per dimension
     of_draws: float  # standard error for these images: the draws of times and noise
-    of_images: float # standard error for the population: also the choice of images
+    of_images: float  # standard error for the population: also the choice of images
 
 # %% ../nbs/theory/04_elbo.ipynb #5df469b3
-def bits_per_dimension(bound:Bound, # in nats per image
-    spacing:float=1., # distance of neighbouring grey levels, for dequantised data; 1 for a density or for discrete data
-)->Estimate: # mean over the images, with two standard errors (nan for a single pass or image)
+def bits_per_dimension(
+    bound: Bound,  # in nats per image
+    spacing: float = 1.0,  # distance of neighbouring grey levels, for dequantised data; 1 for a density or for discrete data
+) -> Estimate:  # mean over the images, with two standard errors (nan for a single pass or image)
     """Nats per image to bits per dimension, $\\mathrm{nats}/(d\\log2)-\\log_2\\mathrm{spacing}$.
 
     Raises `ValueError` for a spacing that is not positive."""
-    if not spacing > 0: raise ValueError(f"spacing must be positive, got {spacing!r}")
-    scale, (passes, B) = bound.dims*math.log(2), bound.diffusion.shape
-    spread = lambda values: values.std().item()/len(values)**.5/scale if len(values) > 1 else math.nan
-    return Estimate(bound.nats.double().mean().item()/scale - math.log2(spacing), spread(bound.diffusion.double().mean(1)), spread(bound.nats.double()))
+    if not spacing > 0:
+        raise ValueError(f"spacing must be positive, got {spacing!r}")
+    scale, (passes, B) = bound.dims * math.log(2), bound.diffusion.shape
+    spread = lambda values: (
+        values.std().item() / len(values) ** 0.5 / scale if len(values) > 1 else math.nan
+    )
+    return Estimate(
+        bound.nats.double().mean().item() / scale - math.log2(spacing),
+        spread(bound.diffusion.double().mean(1)),
+        spread(bound.nats.double()),
+    )
 
 # %% ../nbs/theory/04_elbo.ipynb #64f9c964
-def dequantise(x:Tensor, # data on a lattice of grey levels, any shape
-    spacing:float=1/8, # distance of neighbouring levels
-    generator:torch.Generator|None=None, # of the noise, on the device of `x`
-)->Tensor: # the data with the gaps filled, of the shape of `x`
+def dequantise(
+    x: Tensor,  # data on a lattice of grey levels, any shape
+    spacing: float = 1 / 8,  # distance of neighbouring levels
+    generator: torch.Generator | None = None,  # of the noise, on the device of `x`
+) -> Tensor:  # the data with the gaps filled, of the shape of `x`
     """Uniform noise of one level's width, $x+\\Delta\\,(u-\\frac12)$: turns probabilities into a density.
 
     Raises `ValueError` for a spacing that is not positive and for data between the levels: they were dequantised before, or have another spacing."""
-    if not spacing > 0: raise ValueError(f"spacing must be positive, got {spacing!r}")
-    apart = (x - x.flatten()[:1])/spacing
-    if x.numel() and not (off := (apart - apart.round()).abs().max().item()) < 1e-3: raise ValueError(f"x must lie on levels {spacing:g} apart, got values up to {off:.3g} of a cell off")
-    return x + spacing*(torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - .5)
+    if not spacing > 0:
+        raise ValueError(f"spacing must be positive, got {spacing!r}")
+    apart = (x - x.flatten()[:1]) / spacing
+    if x.numel() and not (off := (apart - apart.round()).abs().max().item()) < 1e-3:
+        raise ValueError(
+            f"x must lie on levels {spacing:g} apart, got values up to {off:.3g} of a cell off"
+        )
+    return x + spacing * (
+        torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 0.5
+    )

@@ -6,97 +6,140 @@
 __all__ = ['synchronous_times', 'ordered_times', 'family', 'contradiction', 'asyncpatch_weights', 'asyncpatch_times']
 
 # %% ../nbs/theory/05_fluxes.ipynb #7ddd0927
-from collections.abc import Callable, Mapping
 import itertools
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from .elbo import Estimate, _check_eps, bits_per_dimension, nll_bound, path_times, stratified
+from asyncpatch.elbo import (
+    Estimate,
+    _check_eps,
+    bits_per_dimension,
+    nll_bound,
+    path_times,
+    stratified,
+)
 
 # %% ../nbs/theory/05_fluxes.ipynb #097896c8
-def synchronous_times(n:int, # number of draws, stratified together
-    tokens:int, # number of tokens N
-    eps:float=1e-3, # distance from the corners
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-)->tuple[Tensor, Tensor]: # times and their weights, (n, tokens) each
+def synchronous_times(
+    n: int,  # number of draws, stratified together
+    tokens: int,  # number of tokens N
+    eps: float = 1e-3,  # distance from the corners
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+) -> tuple[Tensor, Tensor]:  # times and their weights, (n, tokens) each
     """The rule of the diagonal: one log-uniform time for all, $w_i=t\\log\\frac{1-\\varepsilon}{\\varepsilon}$; ordinary diffusion, and the limit $k\\to\\infty$.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    span = math.log((1 - _check_eps(eps))/eps)
-    t = eps*(span*stratified(n, generator)[:, None].expand(n, tokens)).exp()
-    return t, span*t
+    span = math.log((1 - _check_eps(eps)) / eps)
+    t = eps * (span * stratified(n, generator)[:, None].expand(n, tokens)).exp()
+    return t, span * t
 
 # %% ../nbs/theory/05_fluxes.ipynb #ab07fc70
-def ordered_times(n:int, # number of draws, stratified together
-    tokens:int, # number of tokens N
-    eps:float=1e-3, # distance from the corners
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-    order:Tensor|None=None, # tokens as they are generated, (tokens,); None for a random order in each draw, the limit k -> 0
-)->tuple[Tensor, Tensor]: # times and their weights, (n, tokens) each
+def ordered_times(
+    n: int,  # number of draws, stratified together
+    tokens: int,  # number of tokens N
+    eps: float = 1e-3,  # distance from the corners
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+    order: Tensor
+    | None = None,  # tokens as they are generated, (tokens,); None for a random order in each draw, the limit k -> 0
+) -> tuple[Tensor, Tensor]:  # times and their weights, (n, tokens) each
     """The rule of generating token by token: those before are clean, those after are noise, one is on its way.
 
     Raises `ValueError` for `eps` outside (0, 1/2) and an order that is no permutation."""
-    span, u = math.log((1 - _check_eps(eps))/eps), stratified(n, generator)
-    if order is None: rank = torch.rand(n, tokens, generator=generator, device=u.device).argsort(1)
+    span, u = math.log((1 - _check_eps(eps)) / eps), stratified(n, generator)
+    if order is None:
+        rank = torch.rand(n, tokens, generator=generator, device=u.device).argsort(1)
     else:
-        if not torch.equal(order.cpu().sort().values, torch.arange(tokens)): raise ValueError(f"order must be a permutation of {tokens} tokens, got {order.tolist()}")
-        rank = order.to(u.device).argsort().expand(n, tokens)             # when a token is generated
+        if not torch.equal(order.cpu().sort().values, torch.arange(tokens)):
+            raise ValueError(
+                f"order must be a permutation of {tokens} tokens, got {order.tolist()}"
+            )
+        rank = order.to(u.device).argsort().expand(n, tokens)  # when a token is generated
     now = torch.randint(tokens, (n, 1), generator=generator, device=u.device)
-    t = torch.full((n, tokens), eps, dtype=u.dtype, device=u.device).masked_fill(rank > now, 1 - eps)
-    t = torch.where(rank == now, eps*(span*u[:, None]).exp(), t)
-    return t, (rank == now)*tokens*span*t
+    t = torch.full((n, tokens), eps, dtype=u.dtype, device=u.device).masked_fill(
+        rank > now, 1 - eps
+    )
+    t = torch.where(rank == now, eps * (span * u[:, None]).exp(), t)
+    return t, (rank == now) * tokens * span * t
 
 # %% ../nbs/theory/05_fluxes.ipynb #57d8cbcd
-def family(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    x:Tensor, # clean data, (B, C, H, W)
-    rules:Mapping[str, Callable], # name and rule of each member
-    spacing:float=1., # distance of grey levels, for dequantised data
-    **options, # of `nll_bound`: label, passes, patch, eps, reference, levels, batch, generator, schedule
-)->dict[str, Estimate]: # bits per dimension under each rule
+def family(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    x: Tensor,  # clean data, (B, C, H, W)
+    rules: Mapping[str, Callable],  # name and rule of each member
+    spacing: float = 1.0,  # distance of grey levels, for dequantised data
+    **options,  # of `nll_bound`: label, passes, patch, eps, reference, levels, batch, generator, schedule
+) -> dict[str, Estimate]:  # bits per dimension under each rule
     "The bound of one network under several rules, each valid: one number if the network is the score of one law (Theorem C, f)."
-    return {name: bits_per_dimension(nll_bound(denoiser, x, rule=rule, **options), spacing) for name, rule in rules.items()}
+    return {
+        name: bits_per_dimension(nll_bound(denoiser, x, rule=rule, **options), spacing)
+        for name, rule in rules.items()
+    }
 
-def contradiction(estimates:Mapping[str, Estimate], # bits per dimension under each rule, of the same images
-)->tuple[str, str, float, float]: # lowest, highest, their difference in bits, and that in standard errors
+
+def contradiction(
+    estimates: Mapping[str, Estimate],  # bits per dimension under each rule, of the same images
+) -> tuple[
+    str, str, float, float
+]:  # lowest, highest, their difference in bits, and that in standard errors
     """The two members of the family that are furthest apart in standard errors; beyond 4.5 the network contradicts itself.
 
     Raises `ValueError` for fewer than two members or members of a single pass, whose error is unknown."""
-    if len(estimates) < 2 or any(math.isnan(one.of_draws) for one in estimates.values()): raise ValueError(f"estimates must be two or more, each of at least two passes, got {dict(estimates)}")
-    pairs = [(low, high, estimates[high].bits - estimates[low].bits, math.hypot(estimates[low].of_draws, estimates[high].of_draws))
-             for low, high in itertools.permutations(estimates, 2) if estimates[high].bits >= estimates[low].bits]
-    low, high, bits, error = max(pairs, key=lambda pair: pair[2]/pair[3])
-    return low, high, bits, bits/error
+    if len(estimates) < 2 or any(math.isnan(one.of_draws) for one in estimates.values()):
+        raise ValueError(
+            f"estimates must be two or more, each of at least two passes, got {dict(estimates)}"
+        )
+    pairs = [
+        (
+            low,
+            high,
+            estimates[high].bits - estimates[low].bits,
+            math.hypot(estimates[low].of_draws, estimates[high].of_draws),
+        )
+        for low, high in itertools.permutations(estimates, 2)
+        if estimates[high].bits >= estimates[low].bits
+    ]
+    low, high, bits, error = max(pairs, key=lambda pair: pair[2] / pair[3])
+    return low, high, bits, bits / error
 
 # %% ../nbs/theory/05_fluxes.ipynb #68c7faf2
-def asyncpatch_weights(t:Tensor, # times drawn by AsyncPatch in [eps, 1 - eps], (..., N)
-    mean:Tensor, # the mean time that was drawn for them, (..., 1)
-    eps:float=0., # t_min, with t_max = 1 - eps
-)->Tensor: # omega, between 0 and 2, of the shape of `t`
+def asyncpatch_weights(
+    t: Tensor,  # times drawn by AsyncPatch in [eps, 1 - eps], (..., N)
+    mean: Tensor,  # the mean time that was drawn for them, (..., 1)
+    eps: float = 0.0,  # t_min, with t_max = 1 - eps
+) -> Tensor:  # omega, between 0 and 2, of the shape of `t`
     """What turns an average over AsyncPatch times into a bound, $\\omega_i=t_i/\\bar t$ or $(1-t_i)/(1-\\bar t)$ (@eq-flux-asyncpatch).
 
     Raises `ValueError` for a mean that is not inside (eps, 1 - eps) or times further from it than from the ends."""
-    if not ((mean > eps) & (mean < 1 - eps)).all(): raise ValueError(f"mean must lie in ({eps:g}, {1 - eps:g}), got values from {mean.min().item():g} to {mean.max().item():g}")
-    lower = mean < .5
-    omega = torch.where(lower, (t - eps)/(mean - eps), (1 - eps - t)/(1 - eps - mean))
-    if omega.min() < -1e-6 or omega.max() > 2 + 1e-6: raise ValueError(f"t must come from AsyncPatch with this mean, got weights from {omega.min().item():g} to {omega.max().item():g}")
+    if not ((mean > eps) & (mean < 1 - eps)).all():
+        raise ValueError(
+            f"mean must lie in ({eps:g}, {1 - eps:g}), got values from {mean.min().item():g} to {mean.max().item():g}"
+        )
+    lower = mean < 0.5
+    omega = torch.where(lower, (t - eps) / (mean - eps), (1 - eps - t) / (1 - eps - mean))
+    if omega.min() < -1e-6 or omega.max() > 2 + 1e-6:
+        raise ValueError(
+            f"t must come from AsyncPatch with this mean, got weights from {omega.min().item():g} to {omega.max().item():g}"
+        )
     return omega
 
 # %% ../nbs/theory/05_fluxes.ipynb #9be0aea1
-def asyncpatch_times(n:int, # number of draws, stratified together
-    tokens:int, # number of patches K
-    eps:float=1e-3, # distance from the corners
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-)->tuple[Tensor, Tensor]: # times and their weights, (n, tokens) each
+def asyncpatch_times(
+    n: int,  # number of draws, stratified together
+    tokens: int,  # number of patches K
+    eps: float = 1e-3,  # distance from the corners
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+) -> tuple[Tensor, Tensor]:  # times and their weights, (n, tokens) each
     """The rule of Theorem E: places on two-leg paths through a uniform point, the first leg log-uniform, the second uniform.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    width, half = 1 - 2*_check_eps(eps), 2*stratified(n, generator)[:, None]
+    width, half = 1 - 2 * _check_eps(eps), 2 * stratified(n, generator)[:, None]
     u = torch.rand(n, tokens, generator=generator, dtype=half.dtype, device=half.device)
-    start, theta = eps/width, half % 1
-    span = math.log((1 + start)/start)
-    early = start*torch.expm1(span*theta)                                # log-uniform place on the first leg
+    start, theta = eps / width, half % 1
+    span = math.log((1 + start) / start)
+    early = start * torch.expm1(span * theta)  # log-uniform place on the first leg
     first = half < 1
-    t = eps + width*torch.where(first, early*u, u + theta*(1 - u))
-    return t, 2*width*torch.where(first, span*(early + start)*u, 1 - u)
+    t = eps + width * torch.where(first, early * u, u + theta * (1 - u))
+    return t, 2 * width * torch.where(first, span * (early + start) * u, 1 - u)

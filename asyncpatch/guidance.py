@@ -6,22 +6,23 @@
 __all__ = ['weighted_answers', 'Guided', 'ClassGuidance', 'InputGuidance', 'drop_condition', 'ConditionGuidance']
 
 # %% ../nbs/library/14_guidance.ipynb #d8094b23
-from collections.abc import Callable, Sequence
-from functools import partial
 import copy
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .joint import Generators, randn
+from .masks import rand
 from .samplers import _rows, forward_jump, restrict
 from .schedules import Denoiser, rectified_flow
-from .timesteps import rand
 
 # %% ../nbs/library/14_guidance.ipynb #53e46fa0
 def _is_zero(weight):
     return not bool(weight.any()) if isinstance(weight, Tensor) else weight == 0
+
 
 def _merged(terms):
     "Terms `(weight, question)` with equal questions added up and those of weight zero left out."
@@ -31,48 +32,74 @@ def _merged(terms):
         sums[key] = (sums[key][0] + weight if key in sums else weight, question)
     return [term for term in sums.values() if not _is_zero(term[0])]
 
+
 def _together(parts, rows, shared):
     "One batch from tensors of broadcastable shapes; None among labels is -1, and one time map for all may stay one."
-    if len(parts) == 1 or all(part is parts[0] for part in parts) and (parts[0] is None or shared and len(parts[0]) == 1): return parts[0]
+    if (
+        len(parts) == 1
+        or all(part is parts[0] for part in parts)
+        and (parts[0] is None or shared and len(parts[0]) == 1)
+    ):
+        return parts[0]
     like = next(part for part in parts if part is not None)
     parts = [torch.full_like(like, -1) if part is None else part for part in parts]
     shape = torch.broadcast_shapes(*(part.shape[1:] for part in parts))
     return torch.cat([part.expand(rows, *shape) for part in parts])
 
-def weighted_answers(denoiser:Callable, # the network, `denoiser(z, t, label, …)`
-    terms:Sequence[tuple], # pairs of a weight (a number or broadcastable to `z`) and a question (z, t, label, …)
-)->Tensor: # the sum, of the shape of `z`
+
+def weighted_answers(
+    denoiser: Callable,  # the network, `denoiser(z, t, label, …)`
+    terms: Sequence[
+        tuple
+    ],  # pairs of a weight (a number or broadcastable to `z`) and a question (z, t, label, …)
+) -> Tensor:  # the sum, of the shape of `z`
     "$\\sum_kw_k\\,D(\\mathbf z_k,\\mathbf t_k,c_k,\\dots)$, equal questions merged, in one call of the network; no class is label -1 in a mixed batch."
     terms = _merged(terms)
     rows = len(terms[0][1][0])
-    answers = denoiser(*(_together(parts, rows, place == 1) for place, parts in enumerate(zip(*(question for _, question in terms))))).split(rows)
-    if len(terms) == 1 and not isinstance(terms[0][0], Tensor) and terms[0][0] == 1: return answers[0]
-    return sum(weight*answer for (weight, _), answer in zip(terms, answers))
+    answers = denoiser(
+        *(
+            _together(parts, rows, place == 1)
+            for place, parts in enumerate(zip(*(question for _, question in terms)))
+        )
+    ).split(rows)
+    if len(terms) == 1 and not isinstance(terms[0][0], Tensor) and terms[0][0] == 1:
+        return answers[0]
+    return sum(weight * answer for (weight, _), answer in zip(terms, answers))
 
 # %% ../nbs/library/14_guidance.ipynb #ce78cae0
 class Guided:
     "A denoiser that is a weighted sum of answers of another: what all guidance has in common."
-    def __init__(self, denoiser:Callable): self.denoiser = denoiser # posterior mean, `denoiser(z, t, label)`; guided or not
+
+    def __init__(self, denoiser: Callable):
+        self.denoiser = denoiser  # posterior mean, `denoiser(z, t, label)`; guided or not
 
     @property
     def network(self):
         "The denoiser at the bottom, which answers."
         return getattr(self.denoiser, 'network', self.denoiser)
 
-    def questions(self, z:Tensor, t:Tensor, label:Tensor|None)->list[tuple]:
+    def questions(self, z: Tensor, t: Tensor, label: Tensor | None) -> list[tuple]:
         "Pairs of weight and question: of the wrapped denoiser, here."
-        return self.denoiser.questions(z, t, label) if hasattr(self.denoiser, 'questions') else [(1., (z, t, label))]
+        return (
+            self.denoiser.questions(z, t, label)
+            if hasattr(self.denoiser, 'questions')
+            else [(1.0, (z, t, label))]
+        )
 
-    def __call__(self,
-        z:Tensor, # noisy data, (B, C, H, W)
-        t:Tensor, # times in [0, 1], broadcastable to `z`
-        label:Tensor|None=None, # classes, (B,), -1 for none
-    )->Tensor: # the guided posterior mean, of the shape of `z`
-        return weighted_answers(self.network, self.questions(z, t.reshape((1,)*(z.ndim - t.ndim) + t.shape), label))
+    def __call__(
+        self,
+        z: Tensor,  # noisy data, (B, C, H, W)
+        t: Tensor,  # times in [0, 1], broadcastable to `z`
+        label: Tensor | None = None,  # classes, (B,), -1 for none
+    ) -> Tensor:  # the guided posterior mean, of the shape of `z`
+        return weighted_answers(
+            self.network, self.questions(z, t.reshape((1,) * (z.ndim - t.ndim) + t.shape), label)
+        )
 
-    def restrict(self,
-        rows:Tensor, # which images of the batch are left, (b,)
-    )->'Guided': # the same guidance for these images only
+    def restrict(
+        self,
+        rows: Tensor,  # which images of the batch are left, (b,)
+    ) -> 'Guided':  # the same guidance for these images only
         there = copy.copy(self)
         there.__dict__.update({name: _rows(value, rows) for name, value in vars(self).items()})
         there.denoiser = restrict(self.denoiser, rows)
@@ -81,8 +108,12 @@ class Guided:
 # %% ../nbs/library/14_guidance.ipynb #f6077529
 def _check_weight(weight):
     values = torch.as_tensor(weight, dtype=torch.float64)
-    if not bool(values.isfinite().all()): raise ValueError(f"weight must be finite, got {weight}")
-    if values.ndim not in (0, 4): raise ValueError(f"weight must be a number or have shape (B or 1, 1, H or 1, W or 1), got {tuple(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"weight must be finite, got {weight}")
+    if values.ndim not in (0, 4):
+        raise ValueError(
+            f"weight must be a number or have shape (B or 1, 1, H or 1, W or 1), got {tuple(values.shape)}"
+        )
     return weight
 
 # %% ../nbs/library/14_guidance.ipynb #6932fc72
@@ -90,81 +121,122 @@ class ClassGuidance(Guided):
     """Class guidance, $(1+\\omega_c)D(\\mathbf z,c)-\\omega_cD(\\mathbf z,\\varnothing)$ (@eq-guidance-class; paper Eq. 6, 7).
 
     Raises `ValueError` for a weight that is not finite, and when it is asked without a label."""
-    def __init__(self,
-        denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, that takes label None, and -1 in a batch, for no class
-        weight:float|Tensor=1., # omega_c; one number, or one per image, (B, 1, 1, 1), or per pixel
+
+    def __init__(
+        self,
+        denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, that takes label None, and -1 in a batch, for no class
+        weight: float
+        | Tensor = 1.0,  # omega_c; one number, or one per image, (B, 1, 1, 1), or per pixel
     ):
         super().__init__(denoiser)
         self.weight = _check_weight(weight)
 
     def questions(self, z, t, label):
         asked = super().questions(z, t, label)
-        if _is_zero(self.weight): return asked
-        if label is None: raise ValueError("label must be given for class guidance, got None")
-        without = [(-w*self.weight, (*q[:2], None, *q[3:])) for w, q in asked]
-        return [(w*(1 + self.weight), q) for w, q in asked] + without
+        if _is_zero(self.weight):
+            return asked
+        if label is None:
+            raise ValueError("label must be given for class guidance, got None")
+        without = [(-w * self.weight, (*q[:2], None, *q[3:])) for w, q in asked]
+        return [(w * (1 + self.weight), q) for w, q in asked] + without
 
 # %% ../nbs/library/14_guidance.ipynb #5eb37cf6
 def _check_region(region, z):
-    if not (isinstance(region, Tensor) and region.dtype == torch.bool): raise TypeError(f"region must be a boolean tensor, True where the guide sees noise, got {region.dtype if isinstance(region, Tensor) else type(region).__name__}")
+    if not (isinstance(region, Tensor) and region.dtype == torch.bool):
+        raise TypeError(
+            f"region must be a boolean tensor, True where the guide sees noise, got {region.dtype if isinstance(region, Tensor) else type(region).__name__}"
+        )
     if region.shape[1:] != (1, *z.shape[2:]) or len(region) not in (1, len(z)):
-        raise ValueError(f"region must have shape ({len(z)} or 1, 1, {z.shape[2]}, {z.shape[3]}) for z of shape {tuple(z.shape)}, got {tuple(region.shape)}")
+        raise ValueError(
+            f"region must have shape ({len(z)} or 1, 1, {z.shape[2]}, {z.shape[3]}) for z of shape {tuple(z.shape)}, got {tuple(region.shape)}"
+        )
     return region
+
 
 def _guide_times(t, region, time):
     "The second question's times: later in the region, the same elsewhere."
     later = time(t) if callable(time) else torch.as_tensor(time, dtype=t.dtype, device=t.device)
     guide = torch.where(region, later, t)
-    if not bool((guide <= 1).all()): raise ValueError("time must hold times in [0, 1], got a later or undefined one")
-    if bool((guide < t).any()): raise ValueError(f"time must not be earlier than the present time in the region, got {guide[guide < t.expand_as(guide)].min():g} where pixels are at {t.expand_as(guide)[guide < t.expand_as(guide)].max():g}")
+    if not bool((guide <= 1).all()):
+        raise ValueError("time must hold times in [0, 1], got a later or undefined one")
+    if bool((guide < t).any()):
+        raise ValueError(
+            f"time must not be earlier than the present time in the region, got {guide[guide < t.expand_as(guide)].min():g} where pixels are at {t.expand_as(guide)[guide < t.expand_as(guide)].max():g}"
+        )
     return guide
+
 
 def _fresh(z, wanted, generator):
     "Noise for the images that want it; the generators of the others do not move, as they would not for these images alone."
     rows = wanted.expand(len(z)).nonzero()[:, 0]
-    return torch.zeros_like(z).index_copy(0, rows, randn((len(rows), *z.shape[1:]), _rows(generator, rows), z.device, z.dtype))
+    return torch.zeros_like(z).index_copy(
+        0, rows, randn((len(rows), *z.shape[1:]), _rows(generator, rows), z.device, z.dtype)
+    )
 
 # %% ../nbs/library/14_guidance.ipynb #1466cedb
 class InputGuidance(Guided):
     """Input guidance, $(1+\\omega_i)D(\\mathbf z_{\\mathbf s};\\mathbf s)-\\omega_iD(\\mathbf z_{\\mathbf t};\\mathbf t)$ where $\\mathbf t=\\mathbf s$, and $D(\\mathbf z_{\\mathbf s};\\mathbf s)$ elsewhere (@eq-guidance-input; paper Eq. 8).
 
     Raises `TypeError` or `ValueError` for a region that is no mask of the image's size, a guide time that is earlier than the present or outside [0, 1], a weight or noise that is not finite or does not fit."""
-    def __init__(self,
-        denoiser:Callable, # posterior mean at fields of times, `denoiser(z, t, label)`
-        weight:float|Tensor=1., # omega_i; one number, or one per image, (B, 1, 1, 1), or per pixel
-        region:Tensor|None=None, # True where the guide sees more noise, (B or 1, 1, H, W), bool; None is whatever is clean
-        time:float|Tensor|Callable=1., # of the region as the guide sees it; or a function from the present map to it
-        generator:Generators=None, # of fresh noise; one for the batch, or one per image
-        noise:Tensor|None=None, # fixed noise, (B or 1, C, H, W); None draws it at each call
-        schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+
+    def __init__(
+        self,
+        denoiser: Callable,  # posterior mean at fields of times, `denoiser(z, t, label)`
+        weight: float
+        | Tensor = 1.0,  # omega_i; one number, or one per image, (B, 1, 1, 1), or per pixel
+        region: Tensor
+        | None = None,  # True where the guide sees more noise, (B or 1, 1, H, W), bool; None is whatever is clean
+        time: float
+        | Tensor
+        | Callable = 1.0,  # of the region as the guide sees it; or a function from the present map to it
+        generator: Generators = None,  # of fresh noise; one for the batch, or one per image
+        noise: Tensor | None = None,  # fixed noise, (B or 1, C, H, W); None draws it at each call
+        schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
     ):
         super().__init__(denoiser)
-        self.weight, self.region, self.time, self.generator, self.noise, self.schedule = _check_weight(weight), region, time, generator, noise, schedule
+        self.weight, self.region, self.time, self.generator, self.noise, self.schedule = (
+            _check_weight(weight),
+            region,
+            time,
+            generator,
+            noise,
+            schedule,
+        )
 
     def questions(self, z, t, label):
         asked = super().questions(z, t, label)
-        if _is_zero(self.weight): return asked
+        if _is_zero(self.weight):
+            return asked
         region = t == 0 if self.region is None else _check_region(self.region, z)
-        if self.noise is not None and (self.noise.shape[1:] != z.shape[1:] or len(self.noise) not in (1, len(z))):
-            raise ValueError(f"noise must have shape {tuple(z.shape)}, or 1 in its first place, got {tuple(self.noise.shape)}")
+        if self.noise is not None and (
+            self.noise.shape[1:] != z.shape[1:] or len(self.noise) not in (1, len(z))
+        ):
+            raise ValueError(
+                f"noise must have shape {tuple(z.shape)}, or 1 in its first place, got {tuple(self.noise.shape)}"
+            )
         guide = _guide_times(t, region, self.time)
         same = guide == t
         guided = same.flatten(1).any(1) & ~same.flatten(1).all(1)
-        if not bool(guided.any()): return asked
+        if not bool(guided.any()):
+            return asked
         noise = _fresh(z, guided, self.generator) if self.noise is None else self.noise
         noisier = forward_jump(z, t.expand_as(guide), guide, None, self.schedule, noise)
-        w = self.weight*same.to(z)
-        return [(a*(1 + w), q) for a, q in asked] + [(-w*a, q) for a, q in super().questions(noisier, guide, label)]
+        w = self.weight * same.to(z)
+        return [(a * (1 + w), q) for a, q in asked] + [
+            (-w * a, q) for a, q in super().questions(noisier, guide, label)
+        ]
 
 # %% ../nbs/library/14_guidance.ipynb #d13714e6
-def drop_condition(condition:Tensor, # images to condition on, (B, K, H, W)
-    generator:Generators=None, # one for the batch, or one per image
-    probability:float=.1, # that an image's condition is set to 0
-)->Tensor: # the same with some images all zero
+def drop_condition(
+    condition: Tensor,  # images to condition on, (B, K, H, W)
+    generator: Generators = None,  # one for the batch, or one per image
+    probability: float = 0.1,  # that an image's condition is set to 0
+) -> Tensor:  # the same with some images all zero
     """Set the condition of an image to zero one time in ten (paper, App. G).
 
     Raises `ValueError` for what is no probability."""
-    if not 0 <= probability <= 1: raise ValueError(f"probability must be in [0, 1], got {probability:g}")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must be in [0, 1], got {probability:g}")
     keep = rand((len(condition), 1, 1, 1), generator, condition.device) >= probability
     return torch.where(keep, condition, 0)
 
@@ -173,19 +245,32 @@ class ConditionGuidance(Guided):
     """An image-conditioned network as a denoiser, guided: $(1+\\omega_i)D(\\mathbf z,\\mathbf y)-\\omega_iD(\\mathbf z,\\mathbf 0)$ (paper, App. G).
 
     Raises `ValueError` for a condition that does not fit the images and a weight that is not finite."""
-    def __init__(self,
-        net:Callable, # `net(z, t, label, condition)`
-        condition:Tensor, # y, what the network is shown of the image, (B or 1, K, H, W)
-        weight:float|Tensor=0., # omega_i; 0 is no guidance
-        schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-        prediction:str='v', # what the network says: x0, eps, v or score
+
+    def __init__(
+        self,
+        net: Callable,  # `net(z, t, label, condition)`
+        condition: Tensor,  # y, what the network is shown of the image, (B or 1, K, H, W)
+        weight: float | Tensor = 0.0,  # omega_i; 0 is no guidance
+        schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+        prediction: str = 'v',  # what the network says: x0, eps, v or score
     ):
-        ask = lambda z, t, label, condition: Denoiser(lambda z, t, label: net(z, t, label, condition), schedule, prediction)(z, t, label)
+        ask = lambda z, t, label, condition: Denoiser(
+            lambda z, t, label: net(z, t, label, condition), schedule, prediction
+        )(z, t, label)
         super().__init__(ask)
         self.condition, self.weight = condition, _check_weight(weight)
 
     def questions(self, z, t, label):
-        if self.condition.ndim != 4 or self.condition.shape[2:] != z.shape[2:] or len(self.condition) not in (1, len(z)):
-            raise ValueError(f"condition must have shape ({len(z)} or 1, channels, {z.shape[2]}, {z.shape[3]}) for z of shape {tuple(z.shape)}, got {tuple(self.condition.shape)}")
+        if (
+            self.condition.ndim != 4
+            or self.condition.shape[2:] != z.shape[2:]
+            or len(self.condition) not in (1, len(z))
+        ):
+            raise ValueError(
+                f"condition must have shape ({len(z)} or 1, channels, {z.shape[2]}, {z.shape[3]}) for z of shape {tuple(z.shape)}, got {tuple(self.condition.shape)}"
+            )
         shown = self.condition.expand(len(z), *self.condition.shape[1:])
-        return [(1 + self.weight, (z, t, label, shown)), (-1.*self.weight, (z, t, label, torch.zeros_like(shown)))]
+        return [
+            (1 + self.weight, (z, t, label, shown)),
+            (-1.0 * self.weight, (z, t, label, torch.zeros_like(shown))),
+        ]

@@ -9,19 +9,35 @@ __all__ = ['METHODS', 'LOOK', 'native', 'imputation_step', 'imputation', 'repain
            'who_is_right', 'draw_who_is_right', 'fill_picture']
 
 # %% ../nbs/library/21_inpainting.ipynb #42e7104f
+import math
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
-import math
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .joint import Gaussian, GaussianMixture, Generators, corrupt, randn, toy_gaussian, toy_mixture
+from asyncpatch.joint import (
+    Gaussian,
+    GaussianMixture,
+    Generators,
+    corrupt,
+    randn,
+    toy_gaussian,
+    toy_mixture,
+)
 from .masks import check_known, latent_known
-from .samplers import Windowed, ancestral_step, ddim_step, ddim_update, forward_jump, propagate, sample
+from asyncpatch.samplers import (
+    Windowed,
+    ancestral_step,
+    ddim_step,
+    ddim_update,
+    forward_jump,
+    propagate,
+    sample,
+)
 from .schedules import Denoiser, rectified_flow
 from .spatial import inpainting, synchronous, time_grid
 
@@ -29,85 +45,121 @@ from .spatial import inpainting, synchronous, time_grid
 def _given(x, known):
     "`x` with zeros for what is not known, after a look at both."
     if not (isinstance(known, Tensor) and known.dtype == torch.bool):
-        raise TypeError(f"known must be a boolean tensor (True = observed), got {known.dtype if isinstance(known, Tensor) else type(known).__name__}")
-    if x.ndim != 4: raise ValueError(f"x must be images, (B, C, H, W), got shape {tuple(x.shape)}")
+        raise TypeError(
+            f"known must be a boolean tensor (True = observed), got {known.dtype if isinstance(known, Tensor) else type(known).__name__}"
+        )
+    if x.ndim != 4:
+        raise ValueError(f"x must be images, (B, C, H, W), got shape {tuple(x.shape)}")
     if known.shape[1:] != (1, *x.shape[2:]) or known.shape[0] not in (1, len(x)):
-        raise ValueError(f"known must have shape ({len(x)} or 1, 1, {x.shape[2]}, {x.shape[3]}) for x of shape {tuple(x.shape)}, got {tuple(known.shape)}")
-    given = torch.where(known, x, 0.)
-    if not bool(given.isfinite().all()): raise ValueError("x must be finite where it is known")
+        raise ValueError(
+            f"known must have shape ({len(x)} or 1, 1, {x.shape[2]}, {x.shape[3]}) for x of shape {tuple(x.shape)}, got {tuple(known.shape)}"
+        )
+    given = torch.where(known, x, 0.0)
+    if not bool(given.isfinite().all()):
+        raise ValueError("x must be finite where it is known")
     return given
+
 
 def _check_shares(**shares):
     for name, value in shares.items():
-        if not 0 <= value <= 1: raise ValueError(f"{name} must lie in [0, 1], got {value:g}")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value:g}")
+
 
 def _clock(points, x):
     "Times for images that run by one clock, (points, 1, 1, 1, 1)."
-    return synchronous(time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.device))
+    return synchronous(
+        time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.device)
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #cc97bc97
-def native(denoiser:Callable, # posterior mean at fields of times, `denoiser(z, t, label)`
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=250, # of the time grid; one more than there are calls
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def native(
+    denoiser: Callable,  # posterior mean at fields of times, `denoiser(z, t, label)`
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 250,  # of the time grid; one more than there are calls
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """AsyncPatch's own inpainting: known pixels stay at time 0, the others run from 1 to 0 (paper Eq. 4).
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     given = _given(x, known)
     step = partial(ddim_step, stochasticity=stochasticity)
-    return run(denoiser, inpainting(known, points), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        denoiser,
+        inpainting(known, points),
+        x=given,
+        label=label,
+        generator=generator,
+        step=step,
+        schedule=schedule,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #57d15717
-def imputation_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy images at `t`, (B, C, H, W)
-    t:Tensor, # time now
-    s:Tensor, # time after the step, s <= t
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B or 1, 1, H, W)
-    stochasticity:float=.25, # c of the ordinary step
-)->tuple[Tensor, Tensor]: # noisy images at `s`, and the posterior mean that led there
+def imputation_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy images at `t`, (B, C, H, W)
+    t: Tensor,  # time now
+    s: Tensor,  # time after the step, s <= t
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B or 1, 1, H, W)
+    stochasticity: float = 0.25,  # c of the ordinary step
+) -> tuple[Tensor, Tensor]:  # noisy images at `s`, and the posterior mean that led there
     "An ordinary step, then the known pixels noised afresh to where it ended (@eq-imputation)."
     z, x0 = ddim_step(denoiser, z, t, s, generator, label, stochasticity, schedule)
     return torch.where(known, corrupt(x.expand_as(z), s, generator, schedule)[0], z), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #7a7fd0ec
-def imputation(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=250, # of the time grid; one more than there are calls
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def imputation(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 250,  # of the time grid; one more than there are calls
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """Plain imputation, also called replacement (Song et al., 2021): put the known pixels back after each step.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     given = _given(x, known)
-    if bool(known.all()): return given
+    if bool(known.all()):
+        return given
     step = partial(imputation_step, x=given, known=known, stochasticity=stochasticity)
-    return run(denoiser, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        denoiser,
+        _clock(points, x),
+        x=given,
+        label=label,
+        generator=generator,
+        step=step,
+        schedule=schedule,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #f0714a0c
-def repaint_schedule(levels:int=250, # noise levels, as many as plain sampling would take calls
-    jump:int=10, # how many levels a resampling climbs
-    resamples:int=10, # how often each stretch of the way is walked down
-)->list[int]: # levels visited, from `levels` to 0; a fall is a call of the network, a rise a forward step
+def repaint_schedule(
+    levels: int = 250,  # noise levels, as many as plain sampling would take calls
+    jump: int = 10,  # how many levels a resampling climbs
+    resamples: int = 10,  # how often each stretch of the way is walked down
+) -> list[
+    int
+]:  # levels visited, from `levels` to 0; a fall is a call of the network, a rise a forward step
     """The walk of RePaint, one level at a time (Lugmayr et al., 2022, and their code).
 
     Raises `ValueError` for numbers below 1."""
     for name, value in (('levels', levels), ('jump', jump), ('resamples', resamples)):
-        if value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     left = {level: resamples - 1 for level in range(1, levels - jump + 1, jump)}
     walk = [levels]
     while walk[-1] > 0:
@@ -118,388 +170,531 @@ def repaint_schedule(levels:int=250, # noise levels, as many as plain sampling w
     return walk
 
 # %% ../nbs/library/21_inpainting.ipynb #2c38225c
-def repaint_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy images at `t`, (B, C, H, W)
-    t:Tensor, # time now
-    s:Tensor, # time after the step, earlier or later
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B or 1, 1, H, W)
-)->tuple[Tensor, Tensor|None]: # noisy images at `s`, and the posterior mean that led there (None on the way up)
+def repaint_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy images at `t`, (B, C, H, W)
+    t: Tensor,  # time now
+    s: Tensor,  # time after the step, earlier or later
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B or 1, 1, H, W)
+) -> tuple[
+    Tensor, Tensor | None
+]:  # noisy images at `s`, and the posterior mean that led there (None on the way up)
     "Up: the forward process. Down: the known pixels noised afresh to where we are, then an ancestral step of the whole image."
-    if bool((s > t).all()): return forward_jump(z, t, s, generator, schedule), None
+    if bool((s > t).all()):
+        return forward_jump(z, t, s, generator, schedule), None
     together = torch.where(known, corrupt(x.expand_as(z), t, generator, schedule)[0], z)
     z, x0 = ancestral_step(denoiser, together, t, s, generator, label, schedule=schedule)
     return torch.where(known & (s == 0), x, z), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #be46c738
-def repaint(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    levels:int=250, # noise levels
-    jump:int=10, # how many levels a resampling climbs
-    resamples:int=10, # how often each stretch of the way is walked down
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def repaint(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    levels: int = 250,  # noise levels
+    jump: int = 10,  # how many levels a resampling climbs
+    resamples: int = 10,  # how often each stretch of the way is walked down
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """RePaint (Lugmayr et al., 2022, Algorithm 1): imputation that goes back up to let the two parts settle.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     given = _given(x, known)
-    if bool(known.all()): return given
+    if bool(known.all()):
+        return given
     times, walk = _clock(levels + 1, x).flip(0), repaint_schedule(levels, jump, resamples)
     plan = lambda i, z, x0: times[walk[i]] if i < len(walk) else None
     step = partial(repaint_step, x=given, known=known)
-    return run(denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #1b210a4a
-def mcg_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, differentiable in z
-    z:Tensor, # noisy images at `t`, (B, C, H, W)
-    t:Tensor, # time now
-    s:Tensor, # time after the step, s <= t
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B or 1, 1, H, W)
-    strength:float=1., # gamma, the length of the push
-    stochasticity:float=1., # c of the ordinary step
-)->tuple[Tensor, Tensor]: # noisy images at `s`, and the posterior mean that led there
+def mcg_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, differentiable in z
+    z: Tensor,  # noisy images at `t`, (B, C, H, W)
+    t: Tensor,  # time now
+    s: Tensor,  # time after the step, s <= t
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B or 1, 1, H, W)
+    strength: float = 1.0,  # gamma, the length of the push
+    stochasticity: float = 1.0,  # c of the ordinary step
+) -> tuple[Tensor, Tensor]:  # noisy images at `s`, and the posterior mean that led there
     """An ordinary step and a push down the slope of the misfit, then the known pixels noised afresh to where it ended (@eq-mcg).
 
     Raises `ValueError` for a denoiser that cannot be differentiated."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         x0 = denoiser(z, t, label)
-        if not x0.requires_grad: raise ValueError("denoiser must be differentiable in z: its answer has no gradient")
-        misfit = torch.where(known, x - x0, 0.).flatten(1).norm(dim=1)
-        slope, = torch.autograd.grad(misfit.sum(), z)
+        if not x0.requires_grad:
+            raise ValueError("denoiser must be differentiable in z: its answer has no gradient")
+        misfit = torch.where(known, x - x0, 0.0).flatten(1).norm(dim=1)
+        (slope,) = torch.autograd.grad(misfit.sum(), z)
     z, x0 = z.detach(), x0.detach()
-    noise = randn(z.shape, generator, z.device, z.dtype) if stochasticity else 0.
-    pushed = ddim_update(z, x0, t, s, noise, stochasticity, schedule) - strength*slope
+    noise = randn(z.shape, generator, z.device, z.dtype) if stochasticity else 0.0
+    pushed = ddim_update(z, x0, t, s, noise, stochasticity, schedule) - strength * slope
     return torch.where(known, corrupt(x.expand_as(z), s, generator, schedule)[0], pushed), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #7b1b7f52
-def mcg(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image and differentiated
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=1001, # of the time grid; one more than there are calls
-    strength:float=1., # gamma, the length of the push in each step
-    stochasticity:float=1., # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def mcg(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image and differentiated
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 1001,  # of the time grid; one more than there are calls
+    strength: float = 1.0,  # gamma, the length of the push in each step
+    stochasticity: float = 1.0,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """Manifold-constrained gradients (Chung et al., 2022): imputation, and a push towards what is known.
 
     Raises `TypeError` for a mask that is not boolean, `ValueError` for one of another shape and for a denoiser that cannot be differentiated."""
     given = _given(x, known)
-    if bool(known.all()): return given
+    if bool(known.all()):
+        return given
     step = partial(mcg_step, x=given, known=known, strength=strength, stochasticity=stochasticity)
-    return sample(denoiser, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return sample(
+        denoiser,
+        _clock(points, x),
+        x=given,
+        label=label,
+        generator=generator,
+        step=step,
+        schedule=schedule,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #d78f05ec
 def _renewed(z, x0, mended, t, s, eta, generator, schedule):
     "The mended answer at `s`: a share eta^2 of its noise is new, the rest is what `x0` leaves of `z`."
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
     eta = torch.as_tensor(eta, dtype=z.dtype, device=z.device)
-    noise = randn(z.shape, generator, z.device, z.dtype) if bool((eta > 0).any()) else 0.
-    return alpha_s*mended + sigma_s*((1 - eta**2).sqrt()*(z - alpha_t*x0)/sigma_t + eta*noise)
+    noise = randn(z.shape, generator, z.device, z.dtype) if bool((eta > 0).any()) else 0.0
+    return alpha_s * mended + sigma_s * (
+        (1 - eta**2).sqrt() * (z - alpha_t * x0) / sigma_t + eta * noise
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #f124a763
-def ddrm_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy images at `t`, (B, C, H, W)
-    t:Tensor, # time now
-    s:Tensor, # time after the step, s <= t
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B or 1, 1, H, W)
-    eta:float=.85, # root of the share of fresh noise in unknown pixels
-    eta_known:float=1., # eta_B: how much of the answer for a known pixel is the pixel
-)->tuple[Tensor, Tensor]: # noisy images at `s`, and the posterior mean that led there
+def ddrm_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy images at `t`, (B, C, H, W)
+    t: Tensor,  # time now
+    s: Tensor,  # time after the step, s <= t
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B or 1, 1, H, W)
+    eta: float = 0.85,  # root of the share of fresh noise in unknown pixels
+    eta_known: float = 1.0,  # eta_B: how much of the answer for a known pixel is the pixel
+) -> tuple[Tensor, Tensor]:  # noisy images at `s`, and the posterior mean that led there
     "The step @eq-ddnm with all noise of the known pixels fresh (Kawar et al., 2022, for a mask and no noise)."
     x0 = denoiser(z, t, label)
-    mended = torch.where(known, eta_known*x + (1 - eta_known)*x0, x0)
-    moved = _renewed(z, x0, mended, t, s, torch.where(known, 1., z.new_tensor(eta)), generator, schedule)
+    mended = torch.where(known, eta_known * x + (1 - eta_known) * x0, x0)
+    moved = _renewed(
+        z, x0, mended, t, s, torch.where(known, 1.0, z.new_tensor(eta)), generator, schedule
+    )
     return torch.where(known & (s == 0), x, moved), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #51a18130
-def ddrm(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=21, # of the time grid; one more than there are calls
-    eta:float=.85, # root of the share of fresh noise in unknown pixels
-    eta_known:float=1., # eta_B: how much of the answer for a known pixel is the pixel
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def ddrm(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 21,  # of the time grid; one more than there are calls
+    eta: float = 0.85,  # root of the share of fresh noise in unknown pixels
+    eta_known: float = 1.0,  # eta_B: how much of the answer for a known pixel is the pixel
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """Denoising diffusion restoration (Kawar et al., 2022) of missing pixels; known ones are put in place at the last step, whatever `eta_known`.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape and for an eta outside [0, 1]."""
     given = _given(x, known)
     _check_shares(eta=eta, eta_known=eta_known)
-    if bool(known.all()): return given
+    if bool(known.all()):
+        return given
     step = partial(ddrm_step, x=given, known=known, eta=eta, eta_known=eta_known)
-    return run(denoiser, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        denoiser,
+        _clock(points, x),
+        x=given,
+        label=label,
+        generator=generator,
+        step=step,
+        schedule=schedule,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #c508cbad
-def ddnm_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy images at `t`, (B, C, H, W)
-    t:Tensor, # time now
-    s:Tensor, # time after the step, earlier or later
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    *, x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B or 1, 1, H, W)
-    eta:float=.85, # root of the share of fresh noise
-)->tuple[Tensor, Tensor]: # noisy images at `s`, and the posterior mean that led there
+def ddnm_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy images at `t`, (B, C, H, W)
+    t: Tensor,  # time now
+    s: Tensor,  # time after the step, earlier or later
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    *,
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B or 1, 1, H, W)
+    eta: float = 0.85,  # root of the share of fresh noise
+) -> tuple[Tensor, Tensor]:  # noisy images at `s`, and the posterior mean that led there
     "Down: the step @eq-ddnm from the corrected answer. Up: the forward process from the answer as it was."
     x0 = denoiser(z, t, label)
-    if bool((s > t).all()): return corrupt(x0, s, generator, schedule)[0], x0
+    if bool((s > t).all()):
+        return corrupt(x0, s, generator, schedule)[0], x0
     return _renewed(z, x0, torch.where(known, x, x0), t, s, eta, generator, schedule), x0
 
 # %% ../nbs/library/21_inpainting.ipynb #35dac2e4
-def ddnm(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    levels:int=100, # noise levels
-    travel:int=10, # how many levels a time travel climbs, at least 2
-    repeats:int=1, # how often each stretch of the way is walked down; 1 is without travel, as in the released settings
-    eta:float=.85, # root of the share of fresh noise
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def ddnm(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at one time for the whole image
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    levels: int = 100,  # noise levels
+    travel: int = 10,  # how many levels a time travel climbs, at least 2
+    repeats: int = 1,  # how often each stretch of the way is walked down; 1 is without travel, as in the released settings
+    eta: float = 0.85,  # root of the share of fresh noise
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """Denoising diffusion null-space model (Wang et al., 2023): the answer is corrected where it is known.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape, for numbers below 1, a travel of less than two levels and an eta outside [0, 1]."""
     given = _given(x, known)
     _check_shares(eta=eta)
-    if travel < 2: raise ValueError(f"travel must climb at least 2 levels, got {travel}")
-    if bool(known.all()): return given
+    if travel < 2:
+        raise ValueError(f"travel must climb at least 2 levels, got {travel}")
+    if bool(known.all()):
+        return given
     times, walk = _clock(levels + 1, x).flip(0), repaint_schedule(levels, travel, repeats)
     asked = [here for here, there in zip(walk, walk[1:]) if there < here] + [0]
     plan = lambda i, z, x0: times[asked[i]] if i < len(asked) else None
     step = partial(ddnm_step, x=given, known=known, eta=eta)
-    return run(denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        denoiser, plan, x=given, label=label, generator=generator, step=step, schedule=schedule
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #7b343e68
 def _chain(denoiser, noise, given, known, label, t, schedule):
     "The map @eq-chain of guessed states at t[1:], (b, T D), of the images `which`; the last is the corrected answer itself."
     alpha, sigma = schedule(t.view(1, -1, 1, 1, 1))
-    ratio, steps = alpha[:, :-1]/sigma[:, :-1], len(t) - 1
+    ratio, steps = alpha[:, :-1] / sigma[:, :-1], len(t) - 1
+
     def improved(states, which):
-        asked = torch.cat([noise[which, None], states.view(len(which), steps, *noise.shape[1:])[:, :-1]], 1)
+        asked = torch.cat(
+            [noise[which, None], states.view(len(which), steps, *noise.shape[1:])[:, :-1]], 1
+        )
         classes = None if label is None else label[which].repeat_interleave(steps)
-        x0 = denoiser(asked.flatten(0, 1), t[:-1].repeat(len(which)).view(-1, 1, 1, 1), classes).view_as(asked)
-        if not bool(x0.isfinite().all()): raise ValueError("the denoiser gave values that are not finite")
+        x0 = denoiser(
+            asked.flatten(0, 1), t[:-1].repeat(len(which)).view(-1, 1, 1, 1), classes
+        ).view_as(asked)
+        if not bool(x0.isfinite().all()):
+            raise ValueError("the denoiser gave values that are not finite")
         mended = torch.where(known[which, None], given[which, None], x0)
-        added = (ratio[:, 1:]*mended[:, :-1] - ratio[:, :-1]*x0[:, :-1]).cumsum(1)
-        fresh = sigma[:, 1:-1]*(noise[which, None]/sigma[:, :1] + added)
+        added = (ratio[:, 1:] * mended[:, :-1] - ratio[:, :-1] * x0[:, :-1]).cumsum(1)
+        fresh = sigma[:, 1:-1] * (noise[which, None] / sigma[:, :1] + added)
         return torch.cat([fresh, mended[:, -1:]], 1).flatten(1)
+
     return improved
+
 
 def _combined(tried, answers, ridge):
     "Anderson's next guess: the answers of the last rounds, (b, k, N), in the combination whose residual is least."
     residual = answers - tried
     gram = residual @ residual.mT
-    gram = gram + ridge*torch.diag_embed(gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).expand(gram.shape[:2]))
+    gram = gram + ridge * torch.diag_embed(
+        gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).expand(gram.shape[:2])
+    )
     weights = torch.linalg.solve(gram, torch.ones_like(gram[..., :1]))
-    return (weights/weights.sum(1, keepdim=True)*answers).sum(1)
+    return (weights / weights.sum(1, keepdim=True) * answers).sum(1)
+
 
 def _fixed_point(improved, states, memory, rounds, tolerance, ridge):
     "Where `improved(states, which)` stays, for each row by itself; the best known after so many rounds."
     which, tried, answers = torch.arange(len(states), device=states.device), [], []
     for _ in range(rounds):
-        if tried: states[which] = _combined(torch.stack(tried, 1), torch.stack(answers, 1), ridge)
-        tried, answers = [*tried, states[which]][-memory:], [*answers, improved(states[which], which)][-memory:]
-        going = (answers[-1] - tried[-1]).norm(dim=1) > tolerance*answers[-1].norm(dim=1)
+        if tried:
+            states[which] = _combined(torch.stack(tried, 1), torch.stack(answers, 1), ridge)
+        tried, answers = (
+            [*tried, states[which]][-memory:],
+            [*answers, improved(states[which], which)][-memory:],
+        )
+        going = (answers[-1] - tried[-1]).norm(dim=1) > tolerance * answers[-1].norm(dim=1)
         states[which] = answers[-1]
-        which, tried, answers = which[going], [guess[going] for guess in tried], [answer[going] for answer in answers]
-        if not len(which): break
+        which, tried, answers = (
+            which[going],
+            [guess[going] for guess in tried],
+            [answer[going] for answer in answers],
+        )
+        if not len(which):
+            break
     return states
 
 # %% ../nbs/library/21_inpainting.ipynb #6ce3ae5b
 @torch.no_grad()
-def deqir(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`, asked at all times of the chain in one batch
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    levels:int=25, # length of the chain
-    rounds:int=15, # at most; the published limit, reached or not
-    tolerance:float=1e-3, # an image is done when a round changes its chain by less than this share
-    memory:int=5, # rounds that Anderson's acceleration combines
-    ridge:float=1e-3, # of its least squares, relative to the mean squared residual
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def deqir(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`, asked at all times of the chain in one batch
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    levels: int = 25,  # length of the chain
+    rounds: int = 15,  # at most; the published limit, reached or not
+    tolerance: float = 1e-3,  # an image is done when a round changes its chain by less than this share
+    memory: int = 5,  # rounds that Anderson's acceleration combines
+    ridge: float = 1e-3,  # of its least squares, relative to the mean squared residual
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """The chain of DDNM with $\\eta=0$, solved for all its times together (Cao et al., 2024).
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape, for numbers below 1 and for a denoiser whose answer is not finite."""
     given = _given(x, known)
     for name, value in (('levels', levels), ('rounds', rounds), ('memory', memory)):
-        if value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
-    if bool(known.all()): return given
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if bool(known.all()):
+        return given
     noise, t = randn(x.shape, generator, x.device, x.dtype), _clock(levels + 1, x).flatten()
     improved = _chain(denoiser, noise, given, known.expand(len(x), -1, -1, -1), label, t, schedule)
     states = noise.flatten(1).repeat(1, levels)
-    return _fixed_point(improved, states, memory, rounds, tolerance, ridge)[:, -noise[0].numel():].view_as(x)
+    return _fixed_point(improved, states, memory, rounds, tolerance, ridge)[
+        :, -noise[0].numel() :
+    ].view_as(x)
 
 # %% ../nbs/library/21_inpainting.ipynb #7c824d00
-def rad(denoiser:Callable, # posterior mean at fields that are clean in one part and at one time in the other, `denoiser(z, t, label)`: a model of the Perlin law
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=101, # of the time grid; one more than there are calls
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def rad(
+    denoiser: Callable,  # posterior mean at fields that are clean in one part and at one time in the other, `denoiser(z, t, label)`: a model of the Perlin law
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 101,  # of the time grid; one more than there are calls
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """Region-aware diffusion (Kim et al., 2024): the phase of its run in which the region runs from noise to data and the rest is clean.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
-    return native(denoiser, x, known, label, generator, points, stochasticity=1., schedule=schedule, run=run)
+    return native(
+        denoiser, x, known, label, generator, points, stochasticity=1.0, schedule=schedule, run=run
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #bb1579d3
-def inpainting_condition(x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-)->Tensor: # (B, C + 1, H, W)
+def inpainting_condition(
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+) -> Tensor:  # (B, C + 1, H, W)
     """What a supervised inpainter is told: $[\\mathbf m\\,\\mathbf x,\\ \\mathbf m]$.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     return torch.cat([_given(x, known), known.to(x.dtype).expand(len(x), 1, *x.shape[2:])], 1)
 
+
 def _told(denoiser, condition):
     "The denoiser of a conditioned network that has been told its condition."
-    if not isinstance(denoiser, Denoiser): return partial(denoiser, condition=condition)
-    return Denoiser(partial(denoiser.net, condition=condition), denoiser.schedule, denoiser.prediction)
+    if not isinstance(denoiser, Denoiser):
+        return partial(denoiser, condition=condition)
+    return Denoiser(
+        partial(denoiser.net, condition=condition), denoiser.schedule, denoiser.prediction
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #6316552a
-def supervised(denoiser:Callable, # posterior mean given a condition: `denoiser(z, t, label, condition=…)`, or a `Denoiser` of a network that takes one
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    points:int=250, # of the time grid; one more than there are calls
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    run:Callable=sample, # what follows the plan; `propagate` gives exact moments instead of images
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def supervised(
+    denoiser: Callable,  # posterior mean given a condition: `denoiser(z, t, label, condition=…)`, or a `Denoiser` of a network that takes one
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    points: int = 250,  # of the time grid; one more than there are calls
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    run: Callable = sample,  # what follows the plan; `propagate` gives exact moments instead of images
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """A diffusion model that was trained to inpaint: it is told image and mask, and runs by one clock.
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape."""
     given = _given(x, known)
-    if bool(known.all()): return given
+    if bool(known.all()):
+        return given
     told = _told(denoiser, inpainting_condition(x, known))
     mended = lambda z, t, label=None: torch.where(known, given, told(z, t, label))
     step = partial(ddim_step, stochasticity=stochasticity)
-    return run(mended, _clock(points, x), x=given, label=label, generator=generator, step=step, schedule=schedule)
+    return run(
+        mended,
+        _clock(points, x),
+        x=given,
+        label=label,
+        generator=generator,
+        step=step,
+        schedule=schedule,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #dfae792c
-def informed(denoiser:Callable, # posterior mean at fields of times, `denoiser(z, t, label)`
-)->Callable: # `answer(z, t, label, condition)`, in the place of a supervised network
+def informed(
+    denoiser: Callable,  # posterior mean at fields of times, `denoiser(z, t, label)`
+) -> Callable:  # `answer(z, t, label, condition)`, in the place of a supervised network
     "A denoiser with many clocks as a supervised one: $\\mathbb E[\\mathbf x\\mid\\mathbf z_t,\\mathbf m\\,\\mathbf x]$, by putting the known pixels in at time 0."
+
     def answer(z, t, label=None, condition=None):
-        known = condition[:, -1:] > .5
-        return denoiser(torch.where(known, condition[:, :-1], z), torch.where(known, 0., t), label)
+        known = condition[:, -1:] > 0.5
+        return denoiser(torch.where(known, condition[:, :-1], z), torch.where(known, 0.0, t), label)
+
     return answer
 
 # %% ../nbs/library/21_inpainting.ipynb #7780b1bf
-def biharmonic(denoiser:Callable|None, # not asked; None will do
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # not used
-    generator:Generators=None, # not used: there is nothing random
-)->Tensor: # images with the known pixels of `x`, (B, C, H, W)
+def biharmonic(
+    denoiser: Callable | None,  # not asked; None will do
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # not used
+    generator: Generators = None,  # not used: there is nothing random
+) -> Tensor:  # images with the known pixels of `x`, (B, C, H, W)
     """The biharmonic continuation of the known pixels, clipped to their range (scikit-image).
 
     Raises `TypeError` for a mask that is not boolean and `ValueError` for one of another shape or with an image of which nothing is known."""
     from skimage.restoration import inpaint_biharmonic
+
     given = _given(x, known)
-    if not bool(known.flatten(1).any(1).all()): raise ValueError("known must hold at least one observed pixel in each image: there is nothing to continue from")
+    if not bool(known.flatten(1).any(1).all()):
+        raise ValueError(
+            "known must hold at least one observed pixel in each image: there is nothing to continue from"
+        )
     holes = (~known).expand(len(x), 1, *x.shape[2:])[:, 0]
-    filled = [inpaint_biharmonic(image.double().cpu().numpy(), hole.cpu().numpy(), channel_axis=0) for image, hole in zip(given, holes)]
-    return torch.where(known, given, torch.stack([torch.from_numpy(image) for image in filled]).to(given))
+    filled = [
+        inpaint_biharmonic(image.double().cpu().numpy(), hole.cpu().numpy(), channel_axis=0)
+        for image, hole in zip(given, holes)
+    ]
+    return torch.where(
+        known, given, torch.stack([torch.from_numpy(image) for image in filled]).to(given)
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #4dff2291
-METHODS = {'native': native, 'supervised': supervised, 'rad': rad, 'imputation': imputation, 'repaint': repaint, 'mcg': mcg,
-           'ddrm': ddrm, 'ddnm': ddnm, 'deqir': deqir, 'biharmonic': biharmonic}
+METHODS = {
+    'native': native,
+    'supervised': supervised,
+    'rad': rad,
+    'imputation': imputation,
+    'repaint': repaint,
+    'mcg': mcg,
+    'ddrm': ddrm,
+    'ddnm': ddnm,
+    'deqir': deqir,
+    'biharmonic': biharmonic,
+}
 
 # %% ../nbs/library/21_inpainting.ipynb #2f13d9f8
 class Meter:
     "A denoiser that counts: `.rounds` calls, `.evaluations` of images in them, and `.gradients` of the images through which a gradient was taken."
-    def __init__(self, denoiser:Callable): self.denoiser, self.rounds, self.evaluations, self.gradients = denoiser, 0, 0, 0
+
+    def __init__(self, denoiser: Callable):
+        self.denoiser, self.rounds, self.evaluations, self.gradients = denoiser, 0, 0, 0
 
     @property
-    def halvings(self)->int|None: return getattr(self.denoiser, 'halvings', None)
+    def halvings(self) -> int | None:
+        return getattr(self.denoiser, 'halvings', None)
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None, *table, **condition)->Tensor:
+    def __call__(
+        self, z: Tensor, t: Tensor, label: Tensor | None = None, *table, **condition
+    ) -> Tensor:
         self.rounds, self.evaluations = self.rounds + 1, self.evaluations + len(z)
         asked = _told(self.denoiser, **condition) if condition else self.denoiser
         answer = asked(z, t, label, *table)
-        if answer.requires_grad: answer.register_hook(self._differentiated)
+        if answer.requires_grad:
+            answer.register_hook(self._differentiated)
         return answer
 
-    def _differentiated(self, gradient): self.gradients += len(gradient)
+    def _differentiated(self, gradient):
+        self.gradients += len(gradient)
+
 
 class Measured(NamedTuple):
     "What a method made and what it cost."
-    images:Tensor    # (B, C, H, W)
-    calls:float      # evaluations of the network per image, on average
-    gradients:float  # of them differentiated, per image
-    rounds:int       # calls one after another
-    seconds:float    # wall time for the batch
+
+    images: Tensor  # (B, C, H, W)
+    calls: float  # evaluations of the network per image, on average
+    gradients: float  # of them differentiated, per image
+    rounds: int  # calls one after another
+    seconds: float  # wall time for the batch
+
 
 def _named(method):
     "A method, by its name or as it is."
-    if not isinstance(method, str): return method
-    if method not in METHODS: raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     return METHODS[method]
 
-def measure(method:Callable|str, # an inpainting method, or its name in `METHODS`
-    denoiser:Callable|None, # as the method wants it
-    x:Tensor, # images, (B, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (B or 1, 1, H, W), bool
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    **parameters, # of the method
-)->Measured: # images, calls, gradients, rounds, seconds
+
+def measure(
+    method: Callable | str,  # an inpainting method, or its name in `METHODS`
+    denoiser: Callable | None,  # as the method wants it
+    x: Tensor,  # images, (B, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (B or 1, 1, H, W), bool
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    **parameters,  # of the method
+) -> Measured:  # images, calls, gradients, rounds, seconds
     """Run a method and report its price.
 
     Raises `ValueError` for a name that is not in `METHODS`, and what the method raises."""
     method, meter, start = _named(method), Meter(denoiser), perf_counter()
     images = method(meter, x, known, label, generator, **parameters)
-    if x.device.type != 'cpu': torch.accelerator.synchronize(x.device)
-    return Measured(images, meter.evaluations/len(x), meter.gradients/len(x), meter.rounds, perf_counter() - start)
+    if x.device.type != 'cpu':
+        torch.accelerator.synchronize(x.device)
+    return Measured(
+        images,
+        meter.evaluations / len(x),
+        meter.gradients / len(x),
+        meter.rounds,
+        perf_counter() - start,
+    )
 
 # %% ../nbs/library/21_inpainting.ipynb #2e75b632
-def in_latents(method:Callable|str, # an inpainting method, or its name in `METHODS`
-    autoencoder:Callable, # such as an `Autoencoder`: has `encode(x, known).latents`, `decode(latents)` and a `factor`, pixels per cell along each axis
-    share:float=1., # of a cell's pixels that must be known for it to be known, in (0, 1]
-    paste:bool=True, # put the known pixels back; False shows what the decoder made of them
-)->Callable: # a method `(denoiser, x, known, label, generator, **parameters)` for images, whose denoiser is one of latents
+def in_latents(
+    method: Callable | str,  # an inpainting method, or its name in `METHODS`
+    autoencoder: Callable,  # such as an `Autoencoder`: has `encode(x, known).latents`, `decode(latents)` and a `factor`, pixels per cell along each axis
+    share: float = 1.0,  # of a cell's pixels that must be known for it to be known, in (0, 1]
+    paste: bool = True,  # put the known pixels back; False shows what the decoder made of them
+) -> Callable:  # a method `(denoiser, x, known, label, generator, **parameters)` for images, whose denoiser is one of latents
     """A method from pixels to pixels through latents: $\\mathbf m\\,\\mathbf x+(1-\\mathbf m)\\,D(M(E(\\mathbf m\\,\\mathbf x,\\mathbf m),\\mathbf m_\\downarrow))$ (@eq-in-latents; paper §5.2, App. F).
 
     Where no cell is known the method is given nothing: it generates. Raises `ValueError` for an unknown name, a share outside (0, 1] and sizes that the factor does not divide, `TypeError` for what is no autoencoder, and what the method raises."""
     method = _named(method)
-    if missing := [name for name in ('encode', 'decode', 'factor') if not hasattr(autoencoder, name)]: raise TypeError(f"autoencoder must have encode, decode and factor, got {type(autoencoder).__name__} without {', '.join(missing)}")
+    if missing := [
+        name for name in ('encode', 'decode', 'factor') if not hasattr(autoencoder, name)
+    ]:
+        raise TypeError(
+            f"autoencoder must have encode, decode and factor, got {type(autoencoder).__name__} without {', '.join(missing)}"
+        )
+
     def through(denoiser, x, known, label=None, generator=None, **parameters):
         given = _given(x, known)
         cells = latent_known(known, autoencoder.factor, share)
-        with torch.no_grad(): latents = autoencoder.encode(given, known).latents
+        with torch.no_grad():
+            latents = autoencoder.encode(given, known).latents
         filled = method(denoiser, latents, cells, label, generator, **parameters)
-        with torch.no_grad(): image = autoencoder.decode(filled)
+        with torch.no_grad():
+            image = autoencoder.decode(filled)
         return torch.where(known, x, image) if paste else image
+
     return through
 
 # %% ../nbs/library/21_inpainting.ipynb #218a469b
@@ -515,44 +710,99 @@ def _law(oracle, method, x, known, parameters, n, seed):
         mean, cov = method(meter, x, known, schedule=oracle.schedule, run=propagate, **parameters)
         return mean.flatten()[hole], cov[hole][:, hole], None, (meter.rounds, 0, meter.rounds)
     draws = torch.Generator(x.device).manual_seed(seed)
-    made = measure(method, denoiser, x.expand(n, *x.shape[1:]), known, generator=draws, schedule=oracle.schedule, **parameters)
+    made = measure(
+        method,
+        denoiser,
+        x.expand(n, *x.shape[1:]),
+        known,
+        generator=draws,
+        schedule=oracle.schedule,
+        **parameters,
+    )
     values = made.images.flatten(1)[:, hole]
     return values.mean(0), values.T.cov().reshape(values.shape[1], -1), values, made[1:4]
+
 
 def _gaussian_nats(truth, mean, cov):
     "E_q log p and KL(q|p) of normal laws, the second infinite for a q without spread."
     off, size = mean - truth.mean, len(mean)
     factor = torch.linalg.cholesky(truth.cov)
-    cross = -(torch.cholesky_solve(cov, factor).trace() + off @ torch.cholesky_solve(off[:, None], factor)[:, 0] + size*math.log(2*math.pi))/2 - factor.diagonal().log().sum()
+    cross = (
+        -(
+            torch.cholesky_solve(cov, factor).trace()
+            + off @ torch.cholesky_solve(off[:, None], factor)[:, 0]
+            + size * math.log(2 * math.pi)
+        )
+        / 2
+        - factor.diagonal().log().sum()
+    )
     sign, log_det = torch.linalg.slogdet(cov)
-    entropy = (size*(1 + math.log(2*math.pi)) + log_det.item())/2 if sign > 0 else -math.inf
+    entropy = (size * (1 + math.log(2 * math.pi)) + log_det.item()) / 2 if sign > 0 else -math.inf
     return cross.item(), -cross.item() - entropy
 
 # %% ../nbs/library/21_inpainting.ipynb #abf269bb
-def oracle_comparison(oracle:GaussianMixture, # data whose law is known; its posterior mean is the denoiser
-    x:Tensor, # one image, (1, C, H, W); unknown pixels are not read
-    known:Tensor, # True where observed, (1, 1, H, W)
-    runs:list[tuple[str, dict]], # names in `METHODS`, each with parameters
-    n:int=4000, # samples, where the moments cannot be had exactly
-    seed:int=0, # of the samples
-)->list[dict]: # per run: method, parameters, calls, gradients, rounds, mean, sd, distance, covariance_error, log_prob_gap, kl (None for mixtures); n, floor and quantiles of the samples (None where exact)
+def oracle_comparison(
+    oracle: GaussianMixture,  # data whose law is known; its posterior mean is the denoiser
+    x: Tensor,  # one image, (1, C, H, W); unknown pixels are not read
+    known: Tensor,  # True where observed, (1, 1, H, W)
+    runs: list[tuple[str, dict]],  # names in `METHODS`, each with parameters
+    n: int = 4000,  # samples, where the moments cannot be had exactly
+    seed: int = 0,  # of the samples
+) -> list[
+    dict
+]:  # per run: method, parameters, calls, gradients, rounds, mean, sd, distance, covariance_error, log_prob_gap, kl (None for mixtures); n, floor and quantiles of the samples (None where exact)
     "How far each method's law of the unknown pixels is from the true conditional law, and how many calls of the network it takes."
     truth = oracle.condition(x[0], known[0]).marginal(~known[0])
-    gaussian, sd, rows, draws = isinstance(oracle, Gaussian), truth.cov.diagonal().sqrt(), [], torch.Generator(x.device).manual_seed(seed + 1)
-    quantiles = truth.sample(20*n, draws).sort(0).values.view(n, 20, -1).mean(1)
-    apart = lambda values: (((values.sort(0).values - quantiles)/sd)**2).mean().sqrt().item()
+    gaussian, sd, rows, draws = (
+        isinstance(oracle, Gaussian),
+        truth.cov.diagonal().sqrt(),
+        [],
+        torch.Generator(x.device).manual_seed(seed + 1),
+    )
+    quantiles = truth.sample(20 * n, draws).sort(0).values.view(n, 20, -1).mean(1)
+    apart = lambda values: (((values.sort(0).values - quantiles) / sd) ** 2).mean().sqrt().item()
     exact = truth.sample(n, draws)
-    floor, best = apart(exact), _gaussian_nats(truth, truth.mean, truth.cov)[0] if gaussian else truth.log_prob(quantiles if len(sd) == 1 else exact).mean().item()
+    floor, best = (
+        apart(exact),
+        _gaussian_nats(truth, truth.mean, truth.cov)[0]
+        if gaussian
+        else truth.log_prob(quantiles if len(sd) == 1 else exact).mean().item(),
+    )
     for name, parameters in runs:
-        mean, cov, made, (calls, gradients, rounds) = _law(oracle, METHODS[name], x, known, parameters, n, seed)
+        mean, cov, made, (calls, gradients, rounds) = _law(
+            oracle, METHODS[name], x, known, parameters, n, seed
+        )
         spread = cov.diagonal().sqrt()
-        log_prob, kl = _gaussian_nats(truth, mean, cov) if gaussian else (truth.log_prob(mean[None] if made is None else made).mean().item(), None)
-        distance = (((mean - truth.mean)**2 + (spread - sd)**2)/sd**2).mean().sqrt().item() if gaussian and made is None else apart(mean.expand(n, -1) if made is None else made)
-        rows.append({'method': name, 'parameters': parameters, 'calls': calls, 'gradients': gradients, 'rounds': rounds,
-                     'mean': mean.tolist(), 'sd': spread.tolist(), 'distance': distance,
-                     'covariance_error': ((cov - truth.cov).norm()/truth.cov.norm()).item(), 'log_prob_gap': log_prob - best, 'kl': kl,
-                     'n': None if made is None else n, 'floor': None if made is None else floor,
-                     'quantiles': None if made is None else made.quantile(torch.linspace(.0025, .9975, 200).to(made), dim=0).T.tolist()})
+        log_prob, kl = (
+            _gaussian_nats(truth, mean, cov)
+            if gaussian
+            else (truth.log_prob(mean[None] if made is None else made).mean().item(), None)
+        )
+        distance = (
+            (((mean - truth.mean) ** 2 + (spread - sd) ** 2) / sd**2).mean().sqrt().item()
+            if gaussian and made is None
+            else apart(mean.expand(n, -1) if made is None else made)
+        )
+        rows.append(
+            {
+                'method': name,
+                'parameters': parameters,
+                'calls': calls,
+                'gradients': gradients,
+                'rounds': rounds,
+                'mean': mean.tolist(),
+                'sd': spread.tolist(),
+                'distance': distance,
+                'covariance_error': ((cov - truth.cov).norm() / truth.cov.norm()).item(),
+                'log_prob_gap': log_prob - best,
+                'kl': kl,
+                'n': None if made is None else n,
+                'floor': None if made is None else floor,
+                'quantiles': None
+                if made is None
+                else made.quantile(torch.linspace(0.0025, 0.9975, 200).to(made), dim=0).T.tolist(),
+            }
+        )
     return rows
 
 # %% ../nbs/library/21_inpainting.ipynb #a414c78c
@@ -568,44 +818,80 @@ _PRICES = {
 }
 
 # %% ../nbs/library/21_inpainting.ipynb #963412c1
-def who_is_right(n:int=1500, # samples, where the moments cannot be had exactly
-    seed:int=0, # of the samples
-    levels:int=100, # noise levels of RePaint among the clusters, where it is sampled; 250 are published
-)->dict: # rows of `oracle_comparison`: `pair` and `clusters` at default settings, and `price`, a list of rows for each method
+def who_is_right(
+    n: int = 1500,  # samples, where the moments cannot be had exactly
+    seed: int = 0,  # of the samples
+    levels: int = 100,  # noise levels of RePaint among the clusters, where it is sampled; 250 are published
+) -> dict:  # rows of `oracle_comparison`: `pair` and `clusters` at default settings, and `price`, a list of rows for each method
     "Every method against the exact law, on two correlated pixels and on three clusters, and at what price."
     first = torch.tensor([True, False]).reshape(1, 1, 1, 2)
-    image = lambda value: torch.tensor([value, 0.], dtype=torch.float64).reshape(1, 1, 1, 2)
-    pair, clusters = toy_gaussian(.8), toy_mixture()
-    compared = lambda oracle, value, runs: oracle_comparison(oracle, image(value), first, runs, n, seed)
-    published = {row['method']: row for row in compared(pair, 1.5, [(name, {}) for name in METHODS])}
+    image = lambda value: torch.tensor([value, 0.0], dtype=torch.float64).reshape(1, 1, 1, 2)
+    pair, clusters = toy_gaussian(0.8), toy_mixture()
+    compared = lambda oracle, value, runs: oracle_comparison(
+        oracle, image(value), first, runs, n, seed
+    )
+    published = {
+        row['method']: row for row in compared(pair, 1.5, [(name, {}) for name in METHODS])
+    }
     price = {name: compared(pair, 1.5, runs) for name, runs in _PRICES.items()}
-    for name in ('repaint', 'mcg'): price[name].append(published[name])
-    return {'pair': list(published.values()), 'price': price,
-            'clusters': compared(clusters, .1, [(name, {'levels': levels} if name == 'repaint' else {}) for name in METHODS])}
+    for name in ('repaint', 'mcg'):
+        price[name].append(published[name])
+    return {
+        'pair': list(published.values()),
+        'price': price,
+        'clusters': compared(
+            clusters,
+            0.1,
+            [(name, {'levels': levels} if name == 'repaint' else {}) for name in METHODS],
+        ),
+    }
 
 # %% ../nbs/library/21_inpainting.ipynb #48571d8c
 LOOK = {  # label, colour, marker
-    'native': ('AsyncPatch', '#0072B2', 'o'), 'supervised': ('supervised', '#0072B2', 'o'), 'rad': ('RAD', '#56B4E9', 'D'),
-    'imputation': ('imputation', '#E69F00', 's'), 'repaint': ('RePaint', '#D55E00', '^'), 'mcg': ('MCG', '#CC79A7', 'v'),
-    'ddrm': ('DDRM', '#7A9A01', 'P'), 'ddnm': ('DDNM', '#009E73', 'X'), 'deqir': ('DeqIR', '#005F45', 'p'), 'biharmonic': ('biharmonic', '#777777', '_'),
+    'native': ('AsyncPatch', '#0072B2', 'o'),
+    'supervised': ('supervised', '#0072B2', 'o'),
+    'rad': ('RAD', '#56B4E9', 'D'),
+    'imputation': ('imputation', '#E69F00', 's'),
+    'repaint': ('RePaint', '#D55E00', '^'),
+    'mcg': ('MCG', '#CC79A7', 'v'),
+    'ddrm': ('DDRM', '#7A9A01', 'P'),
+    'ddnm': ('DDNM', '#009E73', 'X'),
+    'deqir': ('DeqIR', '#005F45', 'p'),
+    'biharmonic': ('biharmonic', '#777777', '_'),
 }
 
-def _density(row, at, width=.07):
+
+def _density(row, at, width=0.07):
     "Of one unknown pixel, (…,): the normal law of exact moments, or samples by their quantiles, smoothed."
-    centres, spread = ([row['mean'][0]], max(row['sd'][0], 1e-3)) if row['quantiles'] is None else (row['quantiles'][0], width)
-    apart = (at[:, None] - torch.tensor(centres, dtype=at.dtype))/spread
-    return (-apart**2/2).exp().mean(1)/(spread*math.sqrt(2*math.pi))
+    centres, spread = (
+        ([row['mean'][0]], max(row['sd'][0], 1e-3))
+        if row['quantiles'] is None
+        else (row['quantiles'][0], width)
+    )
+    apart = (at[:, None] - torch.tensor(centres, dtype=at.dtype)) / spread
+    return (-(apart**2) / 2).exp().mean(1) / (spread * math.sqrt(2 * math.pi))
+
 
 def _draw_laws(ax, rows, names, truth, at, tallest):
     "A row for each method: the exact law in grey, its own as a line."
     exact = truth.log_prob(at[:, None]).exp()
     for level, name in enumerate(reversed(names)):
         row, (_, colour, _) = rows[name], LOOK[name]
-        ax.fill_between(at, level, level + exact/tallest, color='.87', lw=0, zorder=-level)
-        if name == 'biharmonic': ax.vlines(row['mean'][0], level, level + .95, color=colour, lw=1.6, zorder=3)
-        else: ax.plot(at, level + (_density(row, at)/tallest).clamp(max=1.15), color=colour, lw=1.5, zorder=3 - level)
-    ax.set(ylim=(-.1, len(names) + .2), yticks=[], xlim=(at[0].item(), at[-1].item()))
-    for side in ('left', 'right', 'top'): ax.spines[side].set_visible(False)
+        ax.fill_between(at, level, level + exact / tallest, color='.87', lw=0, zorder=-level)
+        if name == 'biharmonic':
+            ax.vlines(row['mean'][0], level, level + 0.95, color=colour, lw=1.6, zorder=3)
+        else:
+            ax.plot(
+                at,
+                level + (_density(row, at) / tallest).clamp(max=1.15),
+                color=colour,
+                lw=1.5,
+                zorder=3 - level,
+            )
+    ax.set(ylim=(-0.1, len(names) + 0.2), yticks=[], xlim=(at[0].item(), at[-1].item()))
+    for side in ('left', 'right', 'top'):
+        ax.spines[side].set_visible(False)
+
 
 def _draw_prices(ax, price, places):
     "Distance against calls, each line named at its end."
@@ -613,55 +899,132 @@ def _draw_prices(ax, price, places):
         label, colour, marker = LOOK[name]
         calls, distance = [row['calls'] for row in rows], [row['distance'] for row in rows]
         ax.loglog(calls, distance, color=colour, marker=marker, ms=4, lw=1.4)
-        ax.annotate({'native': 'AsyncPatch,\nsupervised', 'mcg': 'MCG, + gradients'}.get(name, label), (calls[-1], distance[-1]), places.get(name, (6, 0)), textcoords='offset points', color=colour, fontsize=8.5, va='center')
-    ax.set(xlabel='calls of the network per image', ylabel='$W_2$ distance / exact standard deviation')
+        ax.annotate(
+            {'native': 'AsyncPatch,\nsupervised', 'mcg': 'MCG, + gradients'}.get(name, label),
+            (calls[-1], distance[-1]),
+            places.get(name, (6, 0)),
+            textcoords='offset points',
+            color=colour,
+            fontsize=8.5,
+            va='center',
+        )
+    ax.set(
+        xlabel='calls of the network per image', ylabel='$W_2$ distance / exact standard deviation'
+    )
     ax.set(xlim=(4, 6e3), ylim=(4e-3, 2))
-    ax.grid(alpha=.25, which='major')
-    for side in ('right', 'top'): ax.spines[side].set_visible(False)
+    ax.grid(alpha=0.25, which='major')
+    for side in ('right', 'top'):
+        ax.spines[side].set_visible(False)
 
 # %% ../nbs/library/21_inpainting.ipynb #09a3867b
-def draw_who_is_right(right:dict, # what `who_is_right` made, or a record of it
-): # a matplotlib figure
+def draw_who_is_right(
+    right: dict,  # what `who_is_right` made, or a record of it
+):  # a matplotlib figure
     "Each method's law beside the exact one, on two data sets, and the distance from it against the calls that it takes."
     import matplotlib.pyplot as plt
+
     first = torch.tensor([True, False]).reshape(1, 1, 2)
-    truth = lambda oracle, value: oracle.condition(torch.tensor([value, 0.], dtype=torch.float64).reshape(1, 1, 2), first).marginal(~first)
+    truth = lambda oracle, value: oracle.condition(
+        torch.tensor([value, 0.0], dtype=torch.float64).reshape(1, 1, 2), first
+    ).marginal(~first)
     rows = {row['method']: row for row in right['pair']}
     names = sorted(rows, key=lambda name: rows[name]['distance'])
-    fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.6), dpi=60, width_ratios=[1, 1, 1.5], layout='constrained')
-    _draw_laws(axes[0], rows, names, truth(toy_gaussian(.8), 1.5), torch.linspace(-1.1, 3.1, 421, dtype=torch.float64), 1.05)
-    _draw_laws(axes[1], {row['method']: row for row in right['clusters']}, names, truth(toy_mixture(), .1), torch.linspace(-2.3, 2.9, 521, dtype=torch.float64), 1.7)
+    fig, axes = plt.subplots(
+        1, 3, figsize=(11.5, 4.6), dpi=60, width_ratios=[1, 1, 1.5], layout='constrained'
+    )
+    _draw_laws(
+        axes[0],
+        rows,
+        names,
+        truth(toy_gaussian(0.8), 1.5),
+        torch.linspace(-1.1, 3.1, 421, dtype=torch.float64),
+        1.05,
+    )
+    _draw_laws(
+        axes[1],
+        {row['method']: row for row in right['clusters']},
+        names,
+        truth(toy_mixture(), 0.1),
+        torch.linspace(-2.3, 2.9, 521, dtype=torch.float64),
+        1.7,
+    )
     for level, name in enumerate(reversed(names)):
         calls = rows[name]['calls']
-        axes[1].text(1.01, level + .16, f"{calls:,.0f}{' + ∇' if rows[name]['gradients'] else ''}", color='.35', ha='left', fontsize=8, transform=axes[1].get_yaxis_transform())
-        axes[0].text(-.02, level + .16, LOOK[name][0], color=LOOK[name][1], ha='right', fontsize=9.5, transform=axes[0].get_yaxis_transform())
+        axes[1].text(
+            1.01,
+            level + 0.16,
+            f"{calls:,.0f}{' + ∇' if rows[name]['gradients'] else ''}",
+            color='.35',
+            ha='left',
+            fontsize=8,
+            transform=axes[1].get_yaxis_transform(),
+        )
+        axes[0].text(
+            -0.02,
+            level + 0.16,
+            LOOK[name][0],
+            color=LOOK[name][1],
+            ha='right',
+            fontsize=9.5,
+            transform=axes[0].get_yaxis_transform(),
+        )
     axes[0].set(xlabel='unknown pixel next to 1.5', title='correlated pixels')
     axes[1].set(xlabel='unknown pixel next to 0.1', title='pixels in three clusters')
-    axes[1].text(1.01, len(names) + .1, 'calls', color='.35', ha='left', fontsize=8, transform=axes[1].get_yaxis_transform())
-    _draw_prices(axes[2], right['price'], {'imputation': (6, -2), 'mcg': (-4, 10), 'ddrm': (5, 8), 'repaint': (-6, -10)})
+    axes[1].text(
+        1.01,
+        len(names) + 0.1,
+        'calls',
+        color='.35',
+        ha='left',
+        fontsize=8,
+        transform=axes[1].get_yaxis_transform(),
+    )
+    _draw_prices(
+        axes[2],
+        right['price'],
+        {'imputation': (6, -2), 'mcg': (-4, 10), 'ddrm': (5, 8), 'repaint': (-6, -10)},
+    )
     axes[2].set_title('correlated pixels: error and price')
     return fig
 
 # %% ../nbs/library/21_inpainting.ipynb #e0a61d75
-def fill_picture(denoiser:Callable, # posterior mean for windows, `denoiser(z, t, label)`
-    picture:Tensor, # in [-1, 1], (C, H, W), C of 1 or 3; unknown pixels are not read
-    known:Tensor, # True where observed, (H, W), bool
-    size:int, # side of the model's window, in pixels
-    channels:int, # that the model was trained with, 1 or 3
-    method:Callable|None=None, # one of `METHODS`, native if not given
-    stride:int|None=None, # largest step between windows, half a window if not given
-    label:int|None=None, # class of all windows
-    seed:int=0, # of the noise
-    **parameters, # of the method
-)->Tensor: # the picture with its hole filled, (C, H, W)
+def fill_picture(
+    denoiser: Callable,  # posterior mean for windows, `denoiser(z, t, label)`
+    picture: Tensor,  # in [-1, 1], (C, H, W), C of 1 or 3; unknown pixels are not read
+    known: Tensor,  # True where observed, (H, W), bool
+    size: int,  # side of the model's window, in pixels
+    channels: int,  # that the model was trained with, 1 or 3
+    method: Callable | None = None,  # one of `METHODS`, native if not given
+    stride: int | None = None,  # largest step between windows, half a window if not given
+    label: int | None = None,  # class of all windows
+    seed: int = 0,  # of the noise
+    **parameters,  # of the method
+) -> Tensor:  # the picture with its hole filled, (C, H, W)
     """Inpaint a picture larger than the network, whatever its colours.
 
     Raises `ValueError` for a picture that is not (1 or 3, H, W) or smaller than a window, and for a mask that does not fit or leaves nothing to do or to go by; `TypeError` for one that is not boolean."""
-    if picture.ndim != 3 or len(picture) not in (1, 3): raise ValueError(f"picture must be (1 or 3, H, W), got {tuple(picture.shape)}")
-    if channels not in (1, 3): raise ValueError(f"channels must be 1 or 3, got {channels}")
-    x = picture.expand(3, -1, -1)[None] if channels == 3 else picture[:, None]                      # (1, 3, H, W) or (C, 1, H, W)
+    if picture.ndim != 3 or len(picture) not in (1, 3):
+        raise ValueError(f"picture must be (1 or 3, H, W), got {tuple(picture.shape)}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    x = (
+        picture.expand(3, -1, -1)[None] if channels == 3 else picture[:, None]
+    )  # (1, 3, H, W) or (C, 1, H, W)
     check_known(known[None, None], x)
     label = None if label is None else torch.full((len(x),), label, device=picture.device)
     draws = [torch.Generator(picture.device).manual_seed(seed) for _ in x]
-    filled = (method or native)(Windowed(denoiser, size, stride), x, known[None, None], label=label, generator=draws, **parameters)
-    return filled[:, 0] if channels == 1 else filled[0] if len(picture) == 3 else filled[0].mean(0, keepdim=True)
+    filled = (method or native)(
+        Windowed(denoiser, size, stride),
+        x,
+        known[None, None],
+        label=label,
+        generator=draws,
+        **parameters,
+    )
+    return (
+        filled[:, 0]
+        if channels == 1
+        else filled[0]
+        if len(picture) == 3
+        else filled[0].mean(0, keepdim=True)
+    )

@@ -19,108 +19,149 @@ from .schedules import check_times, rectified_flow
 # %% ../nbs/theory/01_joint.ipynb #e6ea6b36
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
-def generators(seeds:Sequence[int], # one seed per sample
-    device:str|torch.device='cpu', # where the samples will be
-)->list[torch.Generator]: # one generator per sample
+
+def generators(
+    seeds: Sequence[int],  # one seed per sample
+    device: str | torch.device = 'cpu',  # where the samples will be
+) -> list[torch.Generator]:  # one generator per sample
     "A random stream for each sample, so that seed 7 is the same image alone and in company."
     return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
 
 # %% ../nbs/theory/01_joint.ipynb #1b189ef9
-def randn(shape:Sequence[int], # (B, …)
-    generator:Generators=None, # one for the batch, or a list of B, one per sample
-    device:str|torch.device='cpu', # where to put the noise
-    dtype:torch.dtype=torch.float32, # of the noise
-)->Tensor: # standard normal noise of the shape asked for
+def randn(
+    shape: Sequence[int],  # (B, …)
+    generator: Generators = None,  # one for the batch, or a list of B, one per sample
+    device: str | torch.device = 'cpu',  # where to put the noise
+    dtype: torch.dtype = torch.float32,  # of the noise
+) -> Tensor:  # standard normal noise of the shape asked for
     """Standard normal noise, drawn per sample where there is a generator per sample.
 
     Raises `ValueError` when the number of generators is not the number of samples."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    if len(generator) != shape[0]: raise ValueError(f"generator must be one, or one per sample: got {len(generator)} for a batch of {shape[0]}")
-    return torch.stack([torch.randn(shape[1:], generator=g, device=device, dtype=dtype) for g in generator])
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"generator must be one, or one per sample: got {len(generator)} for a batch of {shape[0]}"
+        )
+    return torch.stack(
+        [torch.randn(shape[1:], generator=g, device=device, dtype=dtype) for g in generator]
+    )
 
 # %% ../nbs/theory/01_joint.ipynb #ba1aaffd
-def corrupt(x:Tensor, # clean data, (B, C, H, W)
-    t:Tensor, # times in [0, 1], broadcastable to `x`
-    generator:Generators=None, # one for the batch, or one per sample
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # noisy data z_t and the noise in it, each of the shape of `x`
+def corrupt(
+    x: Tensor,  # clean data, (B, C, H, W)
+    t: Tensor,  # times in [0, 1], broadcastable to `x`
+    generator: Generators = None,  # one for the batch, or one per sample
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[Tensor, Tensor]:  # noisy data z_t and the noise in it, each of the shape of `x`
     """Sample $\\mathbf z_{\\mathbf t}\\sim q(\\cdot\\mid\\mathbf x)$ at a field of times (@eq-joint).
 
     Raises `ValueError` for times outside [0, 1] or of a shape that does not broadcast."""
     check_times(t, like=x)
     alpha, sigma = schedule(t)
     eps = randn(x.shape, generator, x.device, x.dtype)
-    return alpha*x + sigma*eps, eps
+    return alpha * x + sigma * eps, eps
 
 # %% ../nbs/theory/01_joint.ipynb #03ff0134
 def _observe(z, alpha, sigma, means, covs):
     "Of each component: the log-likelihood (B, K) of z, the factor of M, and w = M^-1 (z - A m), (B, K, D)."
-    M = alpha[:, None, :, None]*covs*alpha[:, None, None, :] + torch.diag_embed(sigma**2)[:, None]   # (b, K, D, D), b is 1 or B
+    M = (
+        alpha[:, None, :, None] * covs * alpha[:, None, None, :]
+        + torch.diag_embed(sigma**2)[:, None]
+    )  # (b, K, D, D), b is 1 or B
     constant = M.diagonal(dim1=-2, dim2=-1) == 0
     factor, failed = torch.linalg.cholesky_ex(M + torch.diag_embed(constant.to(M)))
-    if failed.any(): raise ValueError("t leaves z_t without a density: where sigma = 0, the covariance of the data must not be singular")
-    residual = z[:, None] - alpha[:, None]*means
-    impossible = (constant & (residual.abs() > 1e-6*(1 + means.abs()))).any(-1)   # up to the rounding of float32 data
+    if failed.any():
+        raise ValueError(
+            "t leaves z_t without a density: where sigma = 0, the covariance of the data must not be singular"
+        )
+    residual = z[:, None] - alpha[:, None] * means
+    impossible = (constant & (residual.abs() > 1e-6 * (1 + means.abs()))).any(
+        -1
+    )  # up to the rounding of float32 data
     residual = residual.masked_fill(constant, 0)
     w = _solve(factor, residual)
-    log_det = 2*factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_lik = -((residual*w).sum(-1) + log_det + (~constant).to(M).sum(-1)*math.log(2*math.pi))/2
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_lik = (
+        -((residual * w).sum(-1) + log_det + (~constant).to(M).sum(-1) * math.log(2 * math.pi)) / 2
+    )
     return log_lik.masked_fill(impossible, -math.inf), factor, w
+
 
 def _solve(factor, residual):
     "M^-1 residual, with one factor for the whole batch where its times are one field."
     b, (B, K, D) = len(factor), residual.shape
-    columns = residual.reshape(b, B//b, K, D).permute(0, 2, 3, 1)        # (b, K, D, B/b)
+    columns = residual.reshape(b, B // b, K, D).permute(0, 2, 3, 1)  # (b, K, D, B/b)
     return torch.cholesky_solve(columns, factor).permute(0, 3, 1, 2).reshape(B, K, D)
 
 # %% ../nbs/theory/01_joint.ipynb #e0f8ff82
 def _clean_mean(z, alpha, sigma, means, covs, w):
     "The posterior mean under each component, (B, K, D)."
-    near_data = (alpha > sigma)[:, None]                                 # (b, 1, D)
+    near_data = (alpha > sigma)[:, None]  # (b, 1, D)
     alpha, sigma = alpha[:, None], sigma[:, None]
-    from_data = (z[:, None] - sigma**2*w)/alpha.where(near_data, 1)
-    from_noise = means + ((alpha*w)[..., None, :] @ covs).squeeze(-2)
+    from_data = (z[:, None] - sigma**2 * w) / alpha.where(near_data, 1)
+    from_noise = means + ((alpha * w)[..., None, :] @ covs).squeeze(-2)
     return from_data.where(near_data, from_noise)
+
 
 def _clean_cov(alpha, sigma, covs, factor):
     "The posterior covariance of each component, (b, K, D, D): of x itself near the noise, of -S/A eps near the data."
     near_data = (alpha > sigma)[:, None]
     rows, columns = near_data[..., :, None], near_data[..., None, :]
     sigma, alpha, safe = sigma[:, None], alpha[:, None], alpha[:, None].where(near_data, 1)
-    prior = torch.diag_embed((sigma/safe)**2).where(rows & columns, covs.masked_fill(rows | columns, 0))
-    with_z = torch.diag_embed(-sigma**2/safe).where(rows, covs*alpha[..., None, :])
+    prior = torch.diag_embed((sigma / safe) ** 2).where(
+        rows & columns, covs.masked_fill(rows | columns, 0)
+    )
+    with_z = torch.diag_embed(-(sigma**2) / safe).where(rows, covs * alpha[..., None, :])
     return prior - with_z @ torch.cholesky_solve(with_z.mT, factor)
 
 # %% ../nbs/theory/01_joint.ipynb #f712cb9b
 def _floating(values):
     "A floating-point tensor: as it is, or float64 from plain numbers."
-    if isinstance(values, Tensor) and values.is_floating_point(): return values
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return values
     return torch.as_tensor(values, dtype=torch.float64)
 
+
 def _check_weights(weights, components):
-    if weights.shape != (components,): raise ValueError(f"weights must have shape ({components},), one per row of means, got {tuple(weights.shape)}")
-    if not (weights > 0).all(): raise ValueError(f"weights must be positive, got {weights.tolist()}")
-    if not abs(weights.sum() - 1) <= 1e-5: raise ValueError(f"weights must sum to 1, got a sum of {weights.sum():g}")
+    if weights.shape != (components,):
+        raise ValueError(
+            f"weights must have shape ({components},), one per row of means, got {tuple(weights.shape)}"
+        )
+    if not (weights > 0).all():
+        raise ValueError(f"weights must be positive, got {weights.tolist()}")
+    if not abs(weights.sum() - 1) <= 1e-5:
+        raise ValueError(f"weights must sum to 1, got a sum of {weights.sum():g}")
+
 
 def _check_cov(cov, shape, name):
-    if cov.shape != shape: raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(cov.shape)}")
+    if cov.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(cov.shape)}")
     scale, skew = cov.abs().max().item(), (cov - cov.mT).abs().max().item()
-    if not skew <= 1e-5*scale: raise ValueError(f"{name} must be symmetric, got a difference of {skew:g} from the transpose")
+    if not skew <= 1e-5 * scale:
+        raise ValueError(
+            f"{name} must be symmetric, got a difference of {skew:g} from the transpose"
+        )
     lowest = torch.linalg.eigvalsh(cov).min().item()
-    if not lowest >= -4*shape[-1]*torch.finfo(cov.dtype).eps*scale: raise ValueError(f"{name} must be positive semi-definite, got an eigenvalue of {lowest:g}")
+    if not lowest >= -4 * shape[-1] * torch.finfo(cov.dtype).eps * scale:
+        raise ValueError(f"{name} must be positive semi-definite, got an eigenvalue of {lowest:g}")
     constant = cov.diagonal(dim1=-2, dim2=-1).reshape(-1, shape[-1]) == 0
-    if (constant != constant[0]).any(): raise ValueError(f"{name} must have zero variances in the same places, got components that differ")
+    if (constant != constant[0]).any():
+        raise ValueError(
+            f"{name} must have zero variances in the same places, got components that differ"
+        )
 
 # %% ../nbs/theory/01_joint.ipynb #0d8c62fe
 class _CleanMixture:
     "What is known of the data themselves."
-    def __init__(self,
-        weights:Tensor, # of the components, positive, sum 1, (K,)
-        means:Tensor, # of the components, (K, *shape); shape is that of one sample: (C, H, W), (N,), (N, d), …
-        covs:Tensor, # of the components, (K, D, D), D the size of one sample
-        labels:Tensor|None=None, # class of each component, (K,); None for 0, …, K-1
-        schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+
+    def __init__(
+        self,
+        weights: Tensor,  # of the components, positive, sum 1, (K,)
+        means: Tensor,  # of the components, (K, *shape); shape is that of one sample: (C, H, W), (N,), (N, d), …
+        covs: Tensor,  # of the components, (K, D, D), D the size of one sample
+        labels: Tensor | None = None,  # class of each component, (K,); None for 0, …, K-1
+        schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
     ):
         means = _floating(means)
         weights, covs = _floating(weights).to(means), _floating(covs).to(means)
@@ -129,22 +170,37 @@ class _CleanMixture:
         _check_weights(weights, len(means))
         _check_cov(covs, (len(means), D, D), 'covs')
         self.log_weights, self.means, self.covs = weights.log(), means.flatten(1), covs
-        self.labels = torch.arange(len(means), device=means.device) if labels is None else torch.as_tensor(labels, device=means.device)
-        if self.labels.shape != weights.shape: raise ValueError(f"labels must have shape {tuple(weights.shape)}, one per row of means, got {tuple(self.labels.shape)}")
-        if (self.labels < 0).any(): raise ValueError(f"labels must not be negative (-1 asks for no class), got {self.labels.tolist()}")
+        self.labels = (
+            torch.arange(len(means), device=means.device)
+            if labels is None
+            else torch.as_tensor(labels, device=means.device)
+        )
+        if self.labels.shape != weights.shape:
+            raise ValueError(
+                f"labels must have shape {tuple(weights.shape)}, one per row of means, got {tuple(self.labels.shape)}"
+            )
+        if (self.labels < 0).any():
+            raise ValueError(
+                f"labels must not be negative (-1 asks for no class), got {self.labels.tolist()}"
+            )
 
     @property
-    def weights(self): return self.log_weights.exp()
+    def weights(self):
+        return self.log_weights.exp()
 
     @property
-    def mean(self): return (self.weights[:, None]*self.means).sum(0).reshape(self.shape)
+    def mean(self):
+        return (self.weights[:, None] * self.means).sum(0).reshape(self.shape)
 
     @property
     def cov(self):
         apart = self.means - self.mean.flatten()
-        return (self.weights[:, None, None]*(self.covs + apart[:, :, None]*apart[:, None, :])).sum(0)
+        return (
+            self.weights[:, None, None] * (self.covs + apart[:, :, None] * apart[:, None, :])
+        ).sum(0)
 
-    def __repr__(self): return f"{type(self).__name__} of {len(self.means)} over {tuple(self.shape)}"
+    def __repr__(self):
+        return f"{type(self).__name__} of {len(self.means)} over {tuple(self.shape)}"
 
     def _but(self, **changes):
         "The same, with some attributes changed."
@@ -152,108 +208,155 @@ class _CleanMixture:
         there.__dict__.update(changes)
         return there
 
-    def to(self,
-        *args, # a dtype, a device, or what else `Tensor.to` takes
-    ): # the same law, of the same class
+    def to(
+        self,
+        *args,  # a dtype, a device, or what else `Tensor.to` takes
+    ):  # the same law, of the same class
         "The same oracle, computing in another precision or place."
-        there = self._but(**{name: getattr(self, name).to(*args) for name in ('log_weights', 'means', 'covs')})
-        return there if self.labels is None else there._but(labels=self.labels.to(there.means.device))
+        there = self._but(
+            **{name: getattr(self, name).to(*args) for name in ('log_weights', 'means', 'covs')}
+        )
+        return (
+            there if self.labels is None else there._but(labels=self.labels.to(there.means.device))
+        )
 
-    def marginal(self,
-        which:Tensor, # True for the coordinates to keep, broadcastable to a sample
-    ): # their law, as vectors in the order of the flattened sample; of the same class
+    def marginal(
+        self,
+        which: Tensor,  # True for the coordinates to keep, broadcastable to a sample
+    ):  # their law, as vectors in the order of the flattened sample; of the same class
         "The law of some of the coordinates."
         keep = which.expand(self.shape).flatten()
-        return self._but(means=self.means[:, keep], covs=self.covs[:, keep][:, :, keep], shape=torch.Size([int(keep.sum())]))
+        return self._but(
+            means=self.means[:, keep],
+            covs=self.covs[:, keep][:, :, keep],
+            shape=torch.Size([int(keep.sum())]),
+        )
 
-    def sample(self,
-        n:int, # how many
-        generator:Generators=None, # one for all, or one per sample
-    )->Tensor: # clean data, (n, *shape)
+    def sample(
+        self,
+        n: int,  # how many
+        generator: Generators = None,  # one for all, or one per sample
+    ) -> Tensor:  # clean data, (n, *shape)
         "Independent samples of the clean data."
         lam, axes = torch.linalg.eigh(self.covs)
         noise = randn((n, 1 + self.shape.numel()), generator, self.means.device, self.means.dtype)
-        component = torch.searchsorted(self.weights.cumsum(0), torch.special.ndtr(noise[:, 0])).clamp_max(len(self.means) - 1)
+        component = torch.searchsorted(
+            self.weights.cumsum(0), torch.special.ndtr(noise[:, 0])
+        ).clamp_max(len(self.means) - 1)
         spread = torch.einsum('kij,kj,nj->nki', axes, lam.clamp_min(0).sqrt(), noise[:, 1:])
         spread = spread.masked_fill(self.covs.diagonal(dim1=-2, dim2=-1) == 0, 0)
-        return (self.means + spread)[torch.arange(n, device=spread.device), component].reshape(n, *self.shape)
+        return (self.means + spread)[torch.arange(n, device=spread.device), component].reshape(
+            n, *self.shape
+        )
 
 # %% ../nbs/theory/01_joint.ipynb #d6cda3ed
 class _NoisyMixture(_CleanMixture):
     "What is known of the noisy data."
+
     def _flat(self, z, t):
-        if z.ndim != 1 + len(self.shape) or z.shape[1:] != self.shape: raise ValueError(f"z must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}")
+        if z.ndim != 1 + len(self.shape) or z.shape[1:] != self.shape:
+            raise ValueError(
+                f"z must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}"
+            )
         t = torch.zeros((), dtype=z.dtype, device=z.device) if t is None else check_times(t, like=z)
-        field = t.to(self.means.dtype).expand(len(t) if t.ndim == z.ndim else 1, *self.shape).flatten(1)
+        field = (
+            t.to(self.means.dtype).expand(len(t) if t.ndim == z.ndim else 1, *self.shape).flatten(1)
+        )
         return z.to(self.means.dtype).flatten(1), *self.schedule(field)
 
     def _log_weights(self, label):
-        if label is None or self.labels is None: return self.log_weights
-        of_class = (label[:, None] == self.labels) | (label[:, None] == -1)   # (B, K)
-        if not of_class.any(-1).all(): raise ValueError(f"label must be among {self.labels.unique().tolist()}, or -1 for no class, got {label.tolist()}")
-        return self.log_weights.expand(of_class.shape).masked_fill(~of_class, -math.inf).log_softmax(-1)
+        if label is None or self.labels is None:
+            return self.log_weights
+        of_class = (label[:, None] == self.labels) | (label[:, None] == -1)  # (B, K)
+        if not of_class.any(-1).all():
+            raise ValueError(
+                f"label must be among {self.labels.unique().tolist()}, or -1 for no class, got {label.tolist()}"
+            )
+        return (
+            self.log_weights.expand(of_class.shape)
+            .masked_fill(~of_class, -math.inf)
+            .log_softmax(-1)
+        )
 
-    def log_prob(self,
-        z:Tensor, # noisy data, (B, *shape)
-        t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
-    )->Tensor: # log-density in nats, (B,)
+    def log_prob(
+        self,
+        z: Tensor,  # noisy data, (B, *shape)
+        t: Tensor | None = None,  # times in [0, 1], broadcastable to `z`; None for clean data
+        label: Tensor
+        | None = None,  # class of each sample, (B,), -1 for none; or None for no class at all
+    ) -> Tensor:  # log-density in nats, (B,)
         "$\\log p(\\mathbf z_{\\mathbf t})$ (@eq-joint-noisy), with respect to Lebesgue measure on the coordinates that vary."
         log_lik, _, _ = _observe(*self._flat(z, t), self.means, self.covs)
         return (log_lik + self._log_weights(label)).logsumexp(-1).to(z.dtype)
 
-    def score(self,
-        z:Tensor, # noisy data, (B, *shape)
-        t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
-    )->Tensor: # the score, of the shape of `z`; zero where nothing varies
+    def score(
+        self,
+        z: Tensor,  # noisy data, (B, *shape)
+        t: Tensor | None = None,  # times in [0, 1], broadcastable to `z`; None for clean data
+        label: Tensor
+        | None = None,  # class of each sample, (B,), -1 for none; or None for no class at all
+    ) -> Tensor:  # the score, of the shape of `z`; zero where nothing varies
         "$\\nabla\\log p(\\mathbf z_{\\mathbf t})=-\\sum_kr_k\\mathbf w_k$ (@eq-joint-noisy, @eq-joint-shares)."
         log_lik, _, w = _observe(*self._flat(z, t), self.means, self.covs)
-        share = (log_lik + self._log_weights(label)).softmax(-1)         # (B, K)
-        return -(share[..., None]*w).sum(1).reshape(z.shape).to(z.dtype)
+        share = (log_lik + self._log_weights(label)).softmax(-1)  # (B, K)
+        return -(share[..., None] * w).sum(1).reshape(z.shape).to(z.dtype)
 
 # %% ../nbs/theory/01_joint.ipynb #526d19ad
 class GaussianMixture(_NoisyMixture):
     """The exact answers for data from a mixture of Gaussians, at any field of times; itself a denoiser.
 
     A coordinate of zero variance is a constant; data that contradict one have log-density -inf and no posterior (NaN). Raises `ValueError` for weights, means, covariances, times, data and labels that do not fit."""
-    def posterior_mean(self,
-        z:Tensor, # noisy data, (B, *shape)
-        t:Tensor|None=None, # times in [0, 1], broadcastable to `z`; None for clean data
-        label:Tensor|None=None, # class of each sample, (B,), -1 for none; or None for no class at all
-    )->Tensor: # the posterior mean of the clean data, of the shape of `z`
+
+    def posterior_mean(
+        self,
+        z: Tensor,  # noisy data, (B, *shape)
+        t: Tensor | None = None,  # times in [0, 1], broadcastable to `z`; None for clean data
+        label: Tensor
+        | None = None,  # class of each sample, (B,), -1 for none; or None for no class at all
+    ) -> Tensor:  # the posterior mean of the clean data, of the shape of `z`
         "$\\mathbb E[\\mathbf x\\mid\\mathbf z_{\\mathbf t}]$ (@eq-joint-ends): the best denoiser there can be. At $t_i=0$ it is $\\mathbf z_i$, bit for bit."
         flat, alpha, sigma = self._flat(z, t)
         log_lik, _, w = _observe(flat, alpha, sigma, self.means, self.covs)
         each = _clean_mean(flat, alpha, sigma, self.means, self.covs, w)
         share = (log_lik + self._log_weights(label)).softmax(-1)
-        mean = (share[..., None]*each).sum(1).where(sigma > 0, each[:, 0])
+        mean = (share[..., None] * each).sum(1).where(sigma > 0, each[:, 0])
         return mean.reshape(z.shape).to(z.dtype)
 
     __call__ = posterior_mean
 
-    def posterior(self,
-        z:Tensor, # one noisy sample, without a batch
-        t:Tensor, # times in [0, 1], broadcastable to `z`
-        label:Tensor|int|None=None, # class of the sample; None or -1 for no class
-    )->'GaussianMixture': # the law of the clean data given `z`, of the same class
+    def posterior(
+        self,
+        z: Tensor,  # one noisy sample, without a batch
+        t: Tensor,  # times in [0, 1], broadcastable to `z`
+        label: Tensor | int | None = None,  # class of the sample; None or -1 for no class
+    ) -> 'GaussianMixture':  # the law of the clean data given `z`, of the same class
         "$p(\\mathbf x\\mid\\mathbf z_{\\mathbf t})$, an oracle again; coordinates at $t_i=0$ become constants."
         flat, alpha, sigma = self._flat(z[None], t[None] if t.ndim == z.ndim else t)
         log_lik, factor, w = _observe(flat, alpha, sigma, self.means, self.covs)
-        prior = self._log_weights(None if label is None else torch.as_tensor(label, device=z.device)[None])
-        return self._but(log_weights=(log_lik + prior).log_softmax(-1)[0],
+        prior = self._log_weights(
+            None if label is None else torch.as_tensor(label, device=z.device)[None]
+        )
+        return self._but(
+            log_weights=(log_lik + prior).log_softmax(-1)[0],
             means=_clean_mean(flat, alpha, sigma, self.means, self.covs, w)[0],
-            covs=_clean_cov(alpha, sigma, self.covs, factor)[0])
+            covs=_clean_cov(alpha, sigma, self.covs, factor)[0],
+        )
 
-    def condition(self,
-        values:Tensor, # one clean sample, without a batch; only what is known of it matters
-        known:Tensor, # True where observed, broadcastable to `values`
-        label:Tensor|int|None=None, # class of the sample; None or -1 for no class
-    )->'GaussianMixture': # the law of the data given what is known, of the same class and shape
+    def condition(
+        self,
+        values: Tensor,  # one clean sample, without a batch; only what is known of it matters
+        known: Tensor,  # True where observed, broadcastable to `values`
+        label: Tensor | int | None = None,  # class of the sample; None or -1 for no class
+    ) -> 'GaussianMixture':  # the law of the data given what is known, of the same class and shape
         "$p(\\mathbf x\\mid\\mathbf x_{\\mathrm{known}})$: the posterior with the known at $t=0$ and the missing at $t=1$."
-        if known.dtype != torch.bool: raise TypeError(f"known must be a boolean tensor, True where observed, got {known.dtype}")
+        if known.dtype != torch.bool:
+            raise TypeError(
+                f"known must be a boolean tensor, True where observed, got {known.dtype}"
+            )
         times = (~known).to(self.means.dtype).expand(self.shape)
-        there = self._but(schedule=rectified_flow).posterior(values.masked_fill(~known, 0), times, label)
+        there = self._but(schedule=rectified_flow).posterior(
+            values.masked_fill(~known, 0), times, label
+        )
         return there._but(schedule=self.schedule)
 
 # %% ../nbs/theory/01_joint.ipynb #7b398f64
@@ -261,10 +364,12 @@ class Gaussian(GaussianMixture):
     """The exact answers for Gaussian data, at any field of times; itself a denoiser, for which a label changes nothing.
 
     Raises `ValueError` for a covariance that does not fit, is not symmetric or not positive semi-definite."""
-    def __init__(self,
-        mean:Tensor, # of the data, of the shape of one sample
-        cov:Tensor, # (D, D), D the size of one sample
-        schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
+
+    def __init__(
+        self,
+        mean: Tensor,  # of the data, of the shape of one sample
+        cov: Tensor,  # (D, D), D the size of one sample
+        schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
     ):
         mean, cov = _floating(mean), _floating(cov)
         _check_cov(cov, (mean.numel(), mean.numel()), 'cov')
@@ -273,30 +378,43 @@ class Gaussian(GaussianMixture):
 
 # %% ../nbs/theory/01_joint.ipynb #9d769cbd
 def toy_gaussian(
-    rho:float=.8, # correlation of the two pixels
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Gaussian: # an oracle for (1, 1, 2) images
+    rho: float = 0.8,  # correlation of the two pixels
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Gaussian:  # an oracle for (1, 1, 2) images
     "Two standard normal pixels with correlation rho."
     return Gaussian(torch.zeros(1, 1, 2, dtype=torch.float64), [[1, rho], [rho, 1]], schedule)
 
 # %% ../nbs/theory/01_joint.ipynb #3ba23b68
 def toy_mixture(
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->GaussianMixture: # an oracle for (1, 1, 2) images in three classes
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> GaussianMixture:  # an oracle for (1, 1, 2) images in three classes
     "Three clusters in the plane of two pixels, each tilted its own way."
-    means = torch.tensor([[-1.5, -1], [1.2, -.6], [.3, 1.5]], dtype=torch.float64).reshape(3, 1, 1, 2)
-    covs = [[[.25, .15], [.15, .25]], [[.12, -.08], [-.08, .2]], [[.4, 0], [0, .06]]]
-    return GaussianMixture([.5, .3, .2], means, covs, schedule=schedule)
+    means = torch.tensor([[-1.5, -1], [1.2, -0.6], [0.3, 1.5]], dtype=torch.float64).reshape(
+        3, 1, 1, 2
+    )
+    covs = [[[0.25, 0.15], [0.15, 0.25]], [[0.12, -0.08], [-0.08, 0.2]], [[0.4, 0], [0, 0.06]]]
+    return GaussianMixture([0.5, 0.3, 0.2], means, covs, schedule=schedule)
 
 # %% ../nbs/theory/01_joint.ipynb #40fef649
 def smooth_gaussian(
-    shape:Sequence[int]=(1, 8, 8), # of one image, (C, H, W)
-    length:float=2., # over how many pixels the correlation falls to exp(-1/2)
-    white:float=.01, # share of the variance that is white noise, in (0, 1]
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Gaussian: # an oracle for images of unit variance, channels independent
+    shape: Sequence[int] = (1, 8, 8),  # of one image, (C, H, W)
+    length: float = 2.0,  # over how many pixels the correlation falls to exp(-1/2)
+    white: float = 0.01,  # share of the variance that is white noise, in (0, 1]
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Gaussian:  # an oracle for images of unit variance, channels independent
     "Smooth random images: squared-exponential covariance and a little white noise, which keeps it invertible."
-    channel, row, column = (place.flatten() for place in torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in shape), indexing='ij'))
+    channel, row, column = (
+        place.flatten()
+        for place in torch.meshgrid(
+            *(torch.arange(size, dtype=torch.float64) for size in shape), indexing='ij'
+        )
+    )
     place = torch.stack([row, column], -1)
-    smooth = (-torch.cdist(place, place)**2/(2*length**2)).exp()*(channel[:, None] == channel)
-    return Gaussian(torch.zeros(shape, dtype=torch.float64), (1 - white)*smooth + white*torch.eye(len(smooth), dtype=torch.float64), schedule)
+    smooth = (-(torch.cdist(place, place) ** 2) / (2 * length**2)).exp() * (
+        channel[:, None] == channel
+    )
+    return Gaussian(
+        torch.zeros(shape, dtype=torch.float64),
+        (1 - white) * smooth + white * torch.eye(len(smooth), dtype=torch.float64),
+        schedule,
+    )

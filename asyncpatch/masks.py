@@ -8,8 +8,8 @@ __all__ = ['CANVAS', 'WIDE', 'MEDIUM', 'THIN', 'MASKS', 'REPAINT', 'FAMILIES', '
            'expand', 'alternate_lines', 'super_resolve', 'check_known', 'latent_known']
 
 # %% ../nbs/library/10_masks.ipynb #311a19d5
-from collections.abc import Sequence
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,26 +20,37 @@ from .joint import Generators
 # %% ../nbs/library/10_masks.ipynb #657f609d
 CANVAS = 256
 
+
 def _integers(low, high, shape, generator):
     "Uniform on low, …, high - 1, as floats; `high` may be a tensor."
-    return (low + torch.rand(shape, generator=generator, dtype=torch.float64)*(high - low)).floor()
+    return (
+        low + torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low)
+    ).floor()
 
 # %% ../nbs/library/10_masks.ipynb #823a41f2
-def boxes(corner:Tensor, # first row and column of each box on the canvas, (N, K, 2)
-    sides:Tensor, # rows and columns of each box, (N, K, 2), 0 for no box
-    height:int, # of the mask
-    width:int, # of the mask
-)->Tensor: # True inside any of the K boxes, (N, 1, height, width)
+def boxes(
+    corner: Tensor,  # first row and column of each box on the canvas, (N, K, 2)
+    sides: Tensor,  # rows and columns of each box, (N, K, 2), 0 for no box
+    height: int,  # of the mask
+    width: int,  # of the mask
+) -> Tensor:  # True inside any of the K boxes, (N, 1, height, width)
     "The union of boxes on the 256 x 256 canvas, seen at the centres of `height` x `width` pixels."
+
     def inside(axis, pixels):
-        at = ((torch.arange(pixels) + .5)*CANVAS/pixels).floor()
+        at = ((torch.arange(pixels) + 0.5) * CANVAS / pixels).floor()
         start, stop = corner[..., axis, None], (corner + sides)[..., axis, None]
-        return (at >= start) & (at < stop)    # (N, K, pixels)
+        return (at >= start) & (at < stop)  # (N, K, pixels)
+
     return (inside(0, height)[..., :, None] & inside(1, width)[..., None, :]).any(1)[:, None]
 
 # %% ../nbs/library/10_masks.ipynb #eaae917b
 def _square_hole(n, height, width, generator):
-    return boxes(_integers(0, CANVAS//2, (n, 1, 2), generator), torch.full((n, 1, 2), CANVAS//2), height, width)
+    return boxes(
+        _integers(0, CANVAS // 2, (n, 1, 2), generator),
+        torch.full((n, 1, 2), CANVAS // 2),
+        height,
+        width,
+    )
 
 # %% ../nbs/library/10_masks.ipynb #efb7a1f1
 WIDE = dict(strokes=(1, 6), lengths=(10, 209), widths=(5, 104))
@@ -47,58 +58,75 @@ MEDIUM = dict(strokes=(4, 6), lengths=(10, 109), widths=(5, 54))
 THIN = dict(strokes=(4, 51), lengths=(10, 49), widths=(5, 14))
 
 # %% ../nbs/library/10_masks.ipynb #e67b4571
-def brush_radius(width:Tensor, # width that OpenCV is given, in pixels, any shape
-)->Tensor: # radius of the disc that covers as much, in pixels, of the shape of `width`
+def brush_radius(
+    width: Tensor,  # width that OpenCV is given, in pixels, any shape
+) -> Tensor:  # radius of the disc that covers as much, in pixels, of the shape of `width`
     "What OpenCV's lines of this width really cover, half of it: $\\lceil w/2\\rceil+\\frac14$."
-    return (width/2).ceil() + .25
+    return (width / 2).ceil() + 0.25
 
 # %% ../nbs/library/10_masks.ipynb #0b01a2aa
 def _segments(n, strokes, lengths, widths, generator):
     "A list of S segments: start and end (S, 2), radius (S,), all in pixels, and the image (S,) of each."
     most = strokes[1]
     draw = lambda low, high, *shape: _integers(low, high + 1, (n, most) + shape, generator)
-    drawn = torch.arange(most) < _integers(strokes[0], strokes[1] + 1, (n, 1), generator)    # (N, strokes)
-    drawn = drawn[..., None] & (torch.arange(5) < draw(1, 5, 1))    # (N, strokes, 5)
-    angle = (.01 + draw(0, 3, 5))*torch.where(torch.arange(most) % 2 == 0, -1., 1.)[:, None]
-    step = draw(*lengths, 5)[..., None]*torch.stack([angle.cos(), angle.sin()], -1)    # (N, strokes, 5, 2)
+    drawn = torch.arange(most) < _integers(
+        strokes[0], strokes[1] + 1, (n, 1), generator
+    )  # (N, strokes)
+    drawn = drawn[..., None] & (torch.arange(5) < draw(1, 5, 1))  # (N, strokes, 5)
+    angle = (0.01 + draw(0, 3, 5)) * torch.where(torch.arange(most) % 2 == 0, -1.0, 1.0)[:, None]
+    step = draw(*lengths, 5)[..., None] * torch.stack(
+        [angle.cos(), angle.sin()], -1
+    )  # (N, strokes, 5, 2)
     points = [draw(0, CANVAS - 1, 2)]
-    for j in range(5): points.append((points[-1] + step[:, :, j]).trunc().clamp(0, CANVAS))
-    path = torch.stack(points, 2)    # (N, strokes, 6, 2)
-    return path[:, :, :-1][drawn], path[:, :, 1:][drawn], brush_radius(draw(*widths, 5)[drawn]), drawn.nonzero()[:, 0]
+    for j in range(5):
+        points.append((points[-1] + step[:, :, j]).trunc().clamp(0, CANVAS))
+    path = torch.stack(points, 2)  # (N, strokes, 6, 2)
+    return (
+        path[:, :, :-1][drawn],
+        path[:, :, 1:][drawn],
+        brush_radius(draw(*widths, 5)[drawn]),
+        drawn.nonzero()[:, 0],
+    )
 
 # %% ../nbs/library/10_masks.ipynb #c59c27ea
-def capsules(start:Tensor, # one end of each segment, row and column in pixels, (S, 2)
-    end:Tensor, # the other end, (S, 2)
-    radius:Tensor, # of the disc that is swept along each segment, in pixels, (S,)
-    image:Tensor, # the image each segment belongs to, 0 to n - 1, (S,)
-    n:int, # number of images
-    chunk:int=2**22, # pixels to look at in one go
-)->Tensor: # True within a radius of a segment, (n, 1, 256, 256)
+def capsules(
+    start: Tensor,  # one end of each segment, row and column in pixels, (S, 2)
+    end: Tensor,  # the other end, (S, 2)
+    radius: Tensor,  # of the disc that is swept along each segment, in pixels, (S,)
+    image: Tensor,  # the image each segment belongs to, 0 to n - 1, (S,)
+    n: int,  # number of images
+    chunk: int = 2**22,  # pixels to look at in one go
+) -> Tensor:  # True within a radius of a segment, (n, 1, 256, 256)
     "Rasterise thick segments with round ends: the pixels of @eq-masks-capsule."
     canvas = torch.zeros(n, CANVAS, CANVAS, dtype=torch.bool)
-    side = min(CANVAS, int(((end - start).abs().amax(1) + 2*radius).max().item()) + 3)
-    corner = ((start + end - side)/2).floor().clamp(0, CANVAS - side)    # (S, 2), of the window
-    for part in torch.arange(len(start)).split(max(1, chunk//side**2)):
+    side = min(CANVAS, int(((end - start).abs().amax(1) + 2 * radius).max().item()) + 3)
+    corner = ((start + end - side) / 2).floor().clamp(0, CANVAS - side)  # (S, 2), of the window
+    for part in torch.arange(len(start)).split(max(1, chunk // side**2)):
         a, d, r = (start - corner)[part].float(), (end - start)[part].float(), radius[part].float()
-        y, x = (torch.arange(side) - a[:, axis, None] for axis in (0, 1))    # (S, side), from `a`
-        along = (y*d[:, :1])[..., :, None] + (x*d[:, 1:])[..., None, :]    # (S, side, side)
+        y, x = (torch.arange(side) - a[:, axis, None] for axis in (0, 1))  # (S, side), from `a`
+        along = (y * d[:, :1])[..., :, None] + (x * d[:, 1:])[..., None, :]  # (S, side, side)
         length2 = d.square().sum(1)[:, None, None]
-        f = (along/length2.clamp_min(1e-9)).clamp(0, 1)
-        distance2 = y.square()[..., :, None] + x.square()[..., None, :] + f*(f*length2 - 2*along)
+        f = (along / length2.clamp_min(1e-9)).clamp(0, 1)
+        distance2 = (
+            y.square()[..., :, None] + x.square()[..., None, :] + f * (f * length2 - 2 * along)
+        )
         which, row, column = (distance2 <= r.square()[:, None, None]).nonzero(as_tuple=True)
         first = corner[part].long()[which]
         canvas[image[part][which], first[:, 0] + row, first[:, 1] + column] = True
     return canvas[:, None]
 
 # %% ../nbs/library/10_masks.ipynb #13fde401
-def reduce_hole(hole:Tensor, # True in the hole, (N, 1, 256, 256)
-    height:int, # of the result
-    width:int, # of the result
-)->Tensor: # True in the hole, (N, 1, height, width)
+def reduce_hole(
+    hole: Tensor,  # True in the hole, (N, 1, 256, 256)
+    height: int,  # of the result
+    width: int,  # of the result
+) -> Tensor:  # True in the hole, (N, 1, height, width)
     "The hole of the same share of the image, to half a pixel, that overlaps the given one most."
-    covered = adaptive_avg_pool2d(hole.float(), (height, width)).flatten(1)    # (N, pixels)
-    missing = (hole.float().mean((1, 2, 3))*height*width).round()
-    rank = covered.argsort(dim=1, descending=True, stable=True).argsort(dim=1)    # 0 for the most covered
+    covered = adaptive_avg_pool2d(hole.float(), (height, width)).flatten(1)  # (N, pixels)
+    missing = (hole.float().mean((1, 2, 3)) * height * width).round()
+    rank = covered.argsort(dim=1, descending=True, stable=True).argsort(
+        dim=1
+    )  # 0 for the most covered
     return (rank < missing[:, None]).unflatten(1, (1, height, width))
 
 # %% ../nbs/library/10_masks.ipynb #ab0ed231
@@ -111,68 +139,88 @@ def _mixed_hole(n, height, width, generator, ranges, most, sides, margin):
     count = _integers(1, most + 1, (n, 1, 1), generator)
     sides = _integers(sides[0], sides[1] + 1, (n, most, 2), generator)
     corner = _integers(margin, CANVAS - margin - sides + 1, (n, most, 2), generator)
-    rectangles = boxes(corner, sides*(torch.arange(most)[:, None] < count), height, width)
-    is_boxes = torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64) < .3/1.3
+    rectangles = boxes(corner, sides * (torch.arange(most)[:, None] < count), height, width)
+    is_boxes = torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64) < 0.3 / 1.3
     return torch.where(is_boxes, rectangles, strokes)
 
 # %% ../nbs/library/10_masks.ipynb #5f4dc6ba
 def _wide_hole(n, height, width, generator):
     return _mixed_hole(n, height, width, generator, WIDE, most=3, sides=(30, 150), margin=10)
 
+
 def _medium_hole(n, height, width, generator):
     return _mixed_hole(n, height, width, generator, MEDIUM, most=5, sides=(10, 50), margin=0)
 
 # %% ../nbs/library/10_masks.ipynb #84199fba
-def rand(shape:Sequence[int], # (n, …)
-    generator:Generators=None, # one for the batch, or a list of n, one per image
-    device:str|torch.device='cpu', # where to put the numbers
-)->Tensor: # uniform numbers in [0, 1), float32, of the shape asked for
+def rand(
+    shape: Sequence[int],  # (n, …)
+    generator: Generators = None,  # one for the batch, or a list of n, one per image
+    device: str | torch.device = 'cpu',  # where to put the numbers
+) -> Tensor:  # uniform numbers in [0, 1), float32, of the shape asked for
     """Uniform numbers, drawn per image where there is a generator per image.
 
     Raises `ValueError` when the number of generators is not the number of images."""
-    if generator is None or isinstance(generator, torch.Generator): return torch.rand(shape, generator=generator, device=device)
-    if len(generator) != shape[0]: raise ValueError(f"generator must be one, or one per image: got {len(generator)} for {shape[0]} images")
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(shape, generator=generator, device=device)
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"generator must be one, or one per image: got {len(generator)} for {shape[0]} images"
+        )
     return torch.stack([torch.rand(shape[1:], generator=g, device=device) for g in generator])
 
 # %% ../nbs/library/10_masks.ipynb #bf341652
-def perlin_noise(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the noise will be
-)->Tensor: # one octave of gradient noise, (n, height, width)
+def perlin_noise(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the noise will be
+) -> Tensor:  # one octave of gradient noise, (n, height, width)
     "Unit gradients on a lattice of $\\mathcal U(1,\\min(H,W))$ pixels per cell, with a quintic fade between its corners (the law of RAD)."
-    cell = 1 + (min(height, width) - 1)*rand((n, 1), generator, device)
-    angle = 2*math.pi*rand((n, (height + 1)*(width + 1)), generator, device)
-    y, x = torch.arange(height, device=device)/cell, torch.arange(width, device=device)/cell
+    cell = 1 + (min(height, width) - 1) * rand((n, 1), generator, device)
+    angle = 2 * math.pi * rand((n, (height + 1) * (width + 1)), generator, device)
+    y, x = torch.arange(height, device=device) / cell, torch.arange(width, device=device) / cell
     row, column = y.long().unsqueeze(2), x.long().unsqueeze(1)
     dy, dx = y.frac().unsqueeze(2), x.frac().unsqueeze(1)
+
     def corner(down, right):
-        index = (row + down)*(width + 1) + column + right
+        index = (row + down) * (width + 1) + column + right
         gradient = angle.gather(1, index.flatten(1)).view_as(index)
-        return gradient.cos()*(dx - right) + gradient.sin()*(dy - down)
-    fade_y, fade_x = (d**3*(10 - 15*d + 6*d**2) for d in (dy, dx))
-    return torch.lerp(torch.lerp(corner(0, 0), corner(0, 1), fade_x), torch.lerp(corner(1, 0), corner(1, 1), fade_x), fade_y)
+        return gradient.cos() * (dx - right) + gradient.sin() * (dy - down)
+
+    fade_y, fade_x = (d**3 * (10 - 15 * d + 6 * d**2) for d in (dy, dx))
+    return torch.lerp(
+        torch.lerp(corner(0, 0), corner(0, 1), fade_x),
+        torch.lerp(corner(1, 0), corner(1, 1), fade_x),
+        fade_y,
+    )
 
 # %% ../nbs/library/10_masks.ipynb #0982ed3c
-def perlin_mask(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the mask will be
-)->Tensor: # True in the region to generate (the m of Fig. 2, so that `known` is its complement), (n, 1, height, width)
+def perlin_mask(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the mask will be
+) -> Tensor:  # True in the region to generate (the m of Fig. 2, so that `known` is its complement), (n, 1, height, width)
     "Perlin noise cut at a random rank: the area of the region is uniform on $\\{0,\\dots,HW\\}$ pixels."
     noise = perlin_noise(n, height, width, generator, device).flatten(1)
-    area = (rand((n, 1), generator, device)*(height*width + 1)).long()
+    area = (rand((n, 1), generator, device) * (height * width + 1)).long()
     cut = noise.sort(1).values.gather(1, (area - 1).clamp(min=0))
     return ((noise <= cut) & (area > 0)).view(n, 1, height, width)
 
 # %% ../nbs/library/10_masks.ipynb #ce3f2239
 def _known(draw_hole, n, height, width, generator):
     "Draw until every mask has both kinds of pixel; return what is known."
-    if not (n >= 1 and height >= 2 and width >= 2): raise ValueError(f"n must be at least 1, height and width at least 2, got {n}, {height} and {width}")
+    if not (n >= 1 and height >= 2 and width >= 2):
+        raise ValueError(
+            f"n must be at least 1, height and width at least 2, got {n}, {height} and {width}"
+        )
     if not (generator is None or isinstance(generator, torch.Generator)):
-        if len(generator) != n: raise ValueError(f"generator must be one, or one per mask: got {len(generator)} for {n} masks")
+        if len(generator) != n:
+            raise ValueError(
+                f"generator must be one, or one per mask: got {len(generator)} for {n} masks"
+            )
         return torch.cat([_known(draw_hole, 1, height, width, g) for g in generator])
     hole = draw_hole(n, height, width, generator)
     while (useless := hole.flatten(1).all(1) | ~hole.flatten(1).any(1)).any():
@@ -180,38 +228,42 @@ def _known(draw_hole, n, height, width, generator):
     return ~hole
 
 # %% ../nbs/library/10_masks.ipynb #fd49d333
-def square(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def square(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "One hole of half the height and width, its corner uniform in the first half (RAD's `box`). Raises `ValueError` for sizes below 2."
     return _known(_square_hole, n, height, width, generator)
 
 # %% ../nbs/library/10_masks.ipynb #9b4e20a6
-def extrema(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def extrema(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "All but a square is missing: the complement of `square` (RAD's `extreme`). Raises `ValueError` for sizes below 2."
     return ~square(n, height, width, generator)
 
 # %% ../nbs/library/10_masks.ipynb #68c3e090
-def thin(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def thin(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Many short and narrow strokes are missing (LaMa's thin masks at 256). Raises `ValueError` for sizes below 2."
     return _known(_thin_hole, n, height, width, generator)
 
 # %% ../nbs/library/10_masks.ipynb #95d33e38
-def wide(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def wide(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "A few broad strokes or boxes are missing (LaMa's thick masks at 256, RAD's `thick`). Raises `ValueError` for sizes below 2."
     return _known(_wide_hole, n, height, width, generator)
 
@@ -219,90 +271,151 @@ def wide(n:int, # number of masks
 MASKS = dict(extrema=extrema, square=square, thin=thin, wide=wide)
 
 # %% ../nbs/library/10_masks.ipynb #f51fb6d9
-def medium(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def medium(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Four to six strokes of medium breadth, or small boxes, are missing (LaMa's medium masks at 256). Raises `ValueError` for sizes below 2."
     return _known(_medium_hole, n, height, width, generator)
 
 # %% ../nbs/library/10_masks.ipynb #ed233b84
-def smooth(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # on the CPU; one for the batch, or one per mask
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def smooth(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # on the CPU; one for the batch, or one per mask
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "A region with a smooth edge is missing, its area uniform from one pixel to all but one (RAD's training masks). Raises `ValueError` for sizes below 2."
     return _known(perlin_mask, n, height, width, generator)
 
 # %% ../nbs/library/10_masks.ipynb #0513a38b
-def half(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # not used
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def half(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # not used
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "The left half is known. Raises `ValueError` for sizes below 2."
-    return _known(lambda *shape: (torch.arange(width) >= width//2).expand(n, 1, height, width).clone(), n, height, width, None)
+    return _known(
+        lambda *shape: (torch.arange(width) >= width // 2).expand(n, 1, height, width).clone(),
+        n,
+        height,
+        width,
+        None,
+    )
 
 # %% ../nbs/library/10_masks.ipynb #8d7ba813
-def expand(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # not used
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def expand(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # not used
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Only a square in the centre is known, of a quarter of the height and width. Raises `ValueError` for sizes below 3, which have no pixel there."
-    if min(height, width) < 3: raise ValueError(f"height and width must be at least 3, got {height} and {width}")
-    side = torch.full((n, 1, 2), CANVAS//4)
-    return _known(lambda *shape: ~boxes((CANVAS - side)//2, side, height, width), n, height, width, None)
+    if min(height, width) < 3:
+        raise ValueError(f"height and width must be at least 3, got {height} and {width}")
+    side = torch.full((n, 1, 2), CANVAS // 4)
+    return _known(
+        lambda *shape: ~boxes((CANVAS - side) // 2, side, height, width), n, height, width, None
+    )
 
 # %% ../nbs/library/10_masks.ipynb #59179c5f
-def alternate_lines(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # not used
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def alternate_lines(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # not used
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Every second row is known, from the first. Raises `ValueError` for sizes below 2."
-    return _known(lambda *shape: (torch.arange(height) % 2 == 1)[:, None].expand(n, 1, height, width).clone(), n, height, width, None)
+    return _known(
+        lambda *shape: (torch.arange(height) % 2 == 1)[:, None].expand(n, 1, height, width).clone(),
+        n,
+        height,
+        width,
+        None,
+    )
 
 # %% ../nbs/library/10_masks.ipynb #9f4f227f
-def super_resolve(n:int, # number of masks
-    height:int, # of a mask, in pixels
-    width:int, # of a mask, in pixels
-    generator:Generators=None, # not used
-)->Tensor: # True where known, bool, (n, 1, height, width)
+def super_resolve(
+    n: int,  # number of masks
+    height: int,  # of a mask, in pixels
+    width: int,  # of a mask, in pixels
+    generator: Generators = None,  # not used
+) -> Tensor:  # True where known, bool, (n, 1, height, width)
     "Every second pixel of every second row is known, from the first. Raises `ValueError` for sizes below 2."
     row, column = torch.arange(height)[:, None] % 2, torch.arange(width) % 2
-    return _known(lambda *shape: ((row + column) > 0).expand(n, 1, height, width).clone(), n, height, width, None)
+    return _known(
+        lambda *shape: ((row + column) > 0).expand(n, 1, height, width).clone(),
+        n,
+        height,
+        width,
+        None,
+    )
 
 # %% ../nbs/library/10_masks.ipynb #53c49d55
-REPAINT = dict(wide=wide, narrow=thin, half=half, expand=expand, alternate_lines=alternate_lines, super_resolve=super_resolve)
-FAMILIES = MASKS | dict(medium=medium, smooth=smooth, half=half, expand=expand, alternate_lines=alternate_lines, super_resolve=super_resolve)
+REPAINT = dict(
+    wide=wide,
+    narrow=thin,
+    half=half,
+    expand=expand,
+    alternate_lines=alternate_lines,
+    super_resolve=super_resolve,
+)
+FAMILIES = MASKS | dict(
+    medium=medium,
+    smooth=smooth,
+    half=half,
+    expand=expand,
+    alternate_lines=alternate_lines,
+    super_resolve=super_resolve,
+)
 
 # %% ../nbs/library/10_masks.ipynb #56ed4594
-def check_known(known:Tensor, # what should be True where a pixel is known, bool, (B or 1, 1, H, W)
-    x:Tensor, # the images that it should fit, (B, C, H, W)
-    both:bool=True, # demand a known and a missing pixel in every mask
-)->Tensor: # `known` itself
+def check_known(
+    known: Tensor,  # what should be True where a pixel is known, bool, (B or 1, 1, H, W)
+    x: Tensor,  # the images that it should fit, (B, C, H, W)
+    both: bool = True,  # demand a known and a missing pixel in every mask
+) -> Tensor:  # `known` itself
     """Pass on a mask that fits its images.
 
     Raises `TypeError` for a mask that is not boolean, and `ValueError` for one of another shape or, with `both`, one that is all known or all missing."""
-    if not isinstance(known, Tensor) or known.dtype != torch.bool: raise TypeError(f"known must be a boolean tensor (True where a pixel is known), got {known.dtype if isinstance(known, Tensor) else type(known).__name__}")
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        raise TypeError(
+            f"known must be a boolean tensor (True where a pixel is known), got {known.dtype if isinstance(known, Tensor) else type(known).__name__}"
+        )
     b, _, h, w = x.shape
-    if known.ndim != 4 or known.shape[0] not in (1, b) or known.shape[1:] != (1, h, w): raise ValueError(f"known must have shape ({b} or 1, 1, {h}, {w}) for images of shape {tuple(x.shape)}, got {tuple(known.shape)}")
-    for what, useless in (('missing', known.flatten(1).all(1)), ('known', ~known.flatten(1).any(1))):
-        if both and useless.any(): raise ValueError(f"known must leave a {what} pixel in every mask, got {int(useless.sum())} of {len(known)} without")
+    if known.ndim != 4 or known.shape[0] not in (1, b) or known.shape[1:] != (1, h, w):
+        raise ValueError(
+            f"known must have shape ({b} or 1, 1, {h}, {w}) for images of shape {tuple(x.shape)}, got {tuple(known.shape)}"
+        )
+    for what, useless in (
+        ('missing', known.flatten(1).all(1)),
+        ('known', ~known.flatten(1).any(1)),
+    ):
+        if both and useless.any():
+            raise ValueError(
+                f"known must leave a {what} pixel in every mask, got {int(useless.sum())} of {len(known)} without"
+            )
     return known
 
 # %% ../nbs/library/10_masks.ipynb #c4bd30e5
-def latent_known(known:Tensor, # True where a pixel is known, bool, (N, 1, H, W)
-    factor:int, # pixels per cell along each axis
-    share:float=1., # of the pixels of a cell that must be known, in (0, 1]; 1 is safe, 1/2 a majority, 1/factor^2 any
-)->Tensor: # True where that share of a cell's pixels is known, bool, (N, 1, H / factor, W / factor)
+def latent_known(
+    known: Tensor,  # True where a pixel is known, bool, (N, 1, H, W)
+    factor: int,  # pixels per cell along each axis
+    share: float = 1.0,  # of the pixels of a cell that must be known, in (0, 1]; 1 is safe, 1/2 a majority, 1/factor^2 any
+) -> (
+    Tensor
+):  # True where that share of a cell's pixels is known, bool, (N, 1, H / factor, W / factor)
     """The mask of an autoencoder's latents: a cell is known if all its pixels are, or the `share` of them that is asked for.
 
     Raises `ValueError` for sizes that the factor does not divide and for a share outside (0, 1]."""
-    if factor < 1 or known.shape[-2] % factor or known.shape[-1] % factor: raise ValueError(f"factor must divide the height and width of known, got {factor} for {known.shape[-2]} x {known.shape[-1]}")
-    if not 0 < share <= 1: raise ValueError(f"share must lie in (0, 1], got {share:g}")
-    seen = (avg_pool2d(known.float(), factor)*factor**2).round()
-    return seen >= share*factor**2 - 1e-6
+    if factor < 1 or known.shape[-2] % factor or known.shape[-1] % factor:
+        raise ValueError(
+            f"factor must divide the height and width of known, got {factor} for {known.shape[-2]} x {known.shape[-1]}"
+        )
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share:g}")
+    seen = (avg_pool2d(known.float(), factor) * factor**2).round()
+    return seen >= share * factor**2 - 1e-6

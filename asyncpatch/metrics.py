@@ -16,6 +16,12 @@ __all__ = ['DIGITS_FEATURES', 'LEAVES_FEATURES', 'PUBLISHED', 'LPIPS_SMALLEST', 
            'seam_error', 'nearest_patch', 'copy_rate']
 
 # %% ../nbs/library/19_metrics.ipynb #12b5ac07
+import copy
+import hashlib
+import math
+import os
+import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -23,12 +29,6 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
-import copy
-import hashlib
-import math
-import os
-import tempfile
-import warnings
 
 import numpy as np
 import torch
@@ -43,205 +43,292 @@ from .weights import load_tensors, save_tensors
 # %% ../nbs/library/19_metrics.ipynb #6e5ae280
 def _check_features(a, b):
     for name, features in (('a', a), ('b', b)):
-        if features.ndim != 2 or len(features) < 2: raise ValueError(f"{name} must be features (N, D) of at least two images, got shape {tuple(features.shape)}")
-        if not features.isfinite().all(): raise ValueError(f"{name} must be finite, got {int((~features.isfinite()).sum())} values that are not")
-    if a.shape[1] != b.shape[1]: raise ValueError(f"a and b must have equally many features, got {a.shape[1]} and {b.shape[1]}")
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(
+                f"{name} must be features (N, D) of at least two images, got shape {tuple(features.shape)}"
+            )
+        if not features.isfinite().all():
+            raise ValueError(
+                f"{name} must be finite, got {int((~features.isfinite()).sum())} values that are not"
+            )
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"a and b must have equally many features, got {a.shape[1]} and {b.shape[1]}"
+        )
     return a.double(), b.double()
 
 # %% ../nbs/library/19_metrics.ipynb #25b28240
-def frechet_distance(a:Tensor, # features of one set, (N, D)
-    b:Tensor, # features of the other, (M, D)
-    per_feature:float=5, # images demanded per feature
-)->Tensor: # squared distance, a double
+def frechet_distance(
+    a: Tensor,  # features of one set, (N, D)
+    b: Tensor,  # features of the other, (M, D)
+    per_feature: float = 5,  # images demanded per feature
+) -> Tensor:  # squared distance, a double
     """The Fréchet distance of two Gaussians fitted to features (@eq-metrics-fd, by way of @eq-metrics-nuclear).
 
     Raises `ValueError` for shapes that do not fit, values that are not finite and fewer than `per_feature` images per feature."""
     a, b = _check_features(a, b)
     n, dims = min(len(a), len(b)), a.shape[1]
-    if n < per_feature*dims: raise ValueError(f"a and b must hold {per_feature:g} images per feature, got {n} images for {dims} features")
-    def root(x): return torch.linalg.qr((x - x.mean(0))/math.sqrt(len(x) - 1), mode='r').R    # covariance = R' R
+    if n < per_feature * dims:
+        raise ValueError(
+            f"a and b must hold {per_feature:g} images per feature, got {n} images for {dims} features"
+        )
+
+    def root(x):
+        return torch.linalg.qr(
+            (x - x.mean(0)) / math.sqrt(len(x) - 1), mode='r'
+        ).R  # covariance = R' R
+
     R_a, R_b = root(a), root(b)
-    spread = R_a.square().sum() + R_b.square().sum() - 2*torch.linalg.svdvals(R_a@R_b.T).sum()
+    spread = R_a.square().sum() + R_b.square().sum() - 2 * torch.linalg.svdvals(R_a @ R_b.T).sum()
     return (a.mean(0) - b.mean(0)).square().sum() + spread.clamp_min(0)
 
 # %% ../nbs/library/19_metrics.ipynb #848e3ed9
-def feature_statistics(features:Tensor, # (N, D)
-)->tuple[Tensor, Tensor]: # mean (D,) and covariance (D, D), double
+def feature_statistics(
+    features: Tensor,  # (N, D)
+) -> tuple[Tensor, Tensor]:  # mean (D,) and covariance (D, D), double
     "Mean and covariance (with $N-1$) of features: all that a Fréchet distance knows of them."
     x, _ = _check_features(features, features)
     return x.mean(0), x.T.cov()
 
 # %% ../nbs/library/19_metrics.ipynb #6545ce29
-def frechet_of_statistics(a:tuple[Tensor, Tensor], # mean (D,) and covariance (D, D) of one set
-    b:tuple[Tensor, Tensor], # of the other
-)->Tensor: # squared distance, a double
+def frechet_of_statistics(
+    a: tuple[Tensor, Tensor],  # mean (D,) and covariance (D, D) of one set
+    b: tuple[Tensor, Tensor],  # of the other
+) -> Tensor:  # squared distance, a double
     """The Fréchet distance of two Gaussians given by their moments (@eq-metrics-fd).
 
     Raises `ValueError` for shapes that do not fit and values that are not finite."""
     for name, (mean, cov) in (('a', a), ('b', b)):
-        if mean.ndim != 1 or cov.shape != 2*mean.shape or mean.shape != b[0].shape: raise ValueError(f"{name} must be a mean (D,) and a covariance (D, D) of equal D, got {tuple(mean.shape)} and {tuple(cov.shape)}")
-        if not (mean.isfinite().all() and cov.isfinite().all()): raise ValueError(f"{name} must be finite")
+        if mean.ndim != 1 or cov.shape != 2 * mean.shape or mean.shape != b[0].shape:
+            raise ValueError(
+                f"{name} must be a mean (D,) and a covariance (D, D) of equal D, got {tuple(mean.shape)} and {tuple(cov.shape)}"
+            )
+        if not (mean.isfinite().all() and cov.isfinite().all()):
+            raise ValueError(f"{name} must be finite")
+
     def root(cov):
         values, axes = torch.linalg.eigh(cov.double())
-        return values.clamp_min(0).sqrt()[:, None]*axes.T    # covariance = R' R
-    spread = a[1].double().trace() + b[1].double().trace() - 2*torch.linalg.svdvals(root(a[1])@root(b[1]).T).sum()
+        return values.clamp_min(0).sqrt()[:, None] * axes.T  # covariance = R' R
+
+    spread = (
+        a[1].double().trace()
+        + b[1].double().trace()
+        - 2 * torch.linalg.svdvals(root(a[1]) @ root(b[1]).T).sum()
+    )
     return (a[0].double() - b[0].double()).square().sum() + spread.clamp_min(0)
 
 # %% ../nbs/library/19_metrics.ipynb #0e5faf82
-def read_statistics(path:str|Path, # an .npz file with `mu` and `sigma`
-)->tuple[Tensor, Tensor]: # mean (D,) and covariance (D, D), double
+def read_statistics(
+    path: str | Path,  # an .npz file with `mu` and `sigma`
+) -> tuple[Tensor, Tensor]:  # mean (D,) and covariance (D, D), double
     """Statistics of features as pytorch-fid, guided-diffusion and RAD store them; nothing in the file is executed.
 
     Raises `FileNotFoundError`, and `ValueError` for a file without those two arrays."""
     try:
-        with np.load(path, allow_pickle=False) as file: return tuple(torch.from_numpy(file[key]).double() for key in ('mu', 'sigma'))
-    except (KeyError, ValueError, TypeError) as e: raise ValueError(f"{path} must be an .npz file with the arrays mu and sigma ({e})") from e
+        with np.load(path, allow_pickle=False) as file:
+            return tuple(torch.from_numpy(file[key]).double() for key in ('mu', 'sigma'))
+    except (KeyError, ValueError, TypeError) as e:
+        raise ValueError(f"{path} must be an .npz file with the arrays mu and sigma ({e})") from e
 
 # %% ../nbs/library/19_metrics.ipynb #72ade138
-def kernel_distance(a:Tensor, # features of one set, (N, D)
-    b:Tensor, # features of the other, (M, D)
-)->Tensor: # unbiased estimate of the squared distance, a double; may be negative
+def kernel_distance(
+    a: Tensor,  # features of one set, (N, D)
+    b: Tensor,  # features of the other, (M, D)
+) -> Tensor:  # unbiased estimate of the squared distance, a double; may be negative
     """Unbiased squared MMD with the cubic kernel $(x^\\top y/D+1)^3$.
 
     Raises `ValueError` for shapes that do not fit and values that are not finite."""
     a, b = _check_features(a, b)
-    def kernel(x, y): return (x@y.T/x.shape[1] + 1)**3
+
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
     def within(x):
         K, n = kernel(x, x), len(x)
-        return (K.sum() - K.trace())/(n*(n - 1))
-    return within(a) + within(b) - 2*kernel(a, b).mean()
+        return (K.sum() - K.trace()) / (n * (n - 1))
+
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
 
 # %% ../nbs/library/19_metrics.ipynb #ed51a6a5
-def transport_cost(a:Tensor, # values of one sample, (N, …)
-    b:Tensor, # values of the other, (M, …)
-    power:float=2, # of the distance that a unit of mass has to travel
-)->Tensor: # the cost for each column, (…)
+def transport_cost(
+    a: Tensor,  # values of one sample, (N, …)
+    b: Tensor,  # values of the other, (M, …)
+    power: float = 2,  # of the distance that a unit of mass has to travel
+) -> Tensor:  # the cost for each column, (…)
     "The optimal transport cost $\\int_0^1|F_a^{-1}(u)-F_b^{-1}(u)|^p\\,du$ of samples on the line, column by column."
     n, m = len(a), len(b)
-    steps = torch.cat([torch.arange(n + 1)*m, torch.arange(m + 1)*n]).unique()    # quantiles of both, times n m
-    at, share = steps[:-1], steps.diff().to(a)/(n*m)
-    gap = (a.sort(0).values[at//m] - b.sort(0).values[at//n]).abs()**power
+    steps = torch.cat(
+        [torch.arange(n + 1) * m, torch.arange(m + 1) * n]
+    ).unique()  # quantiles of both, times n m
+    at, share = steps[:-1], steps.diff().to(a) / (n * m)
+    gap = (a.sort(0).values[at // m] - b.sort(0).values[at // n]).abs() ** power
     return torch.tensordot(share, gap, 1)
 
 # %% ../nbs/library/19_metrics.ipynb #fd103617
-def sliced_wasserstein(a:Tensor, # features of one set, (N, D)
-    b:Tensor, # features of the other, (M, D)
-    projections:int=256, # number of random directions
-    generator:torch.Generator|None=None, # of the directions
-)->Tensor: # squared distance, a double
+def sliced_wasserstein(
+    a: Tensor,  # features of one set, (N, D)
+    b: Tensor,  # features of the other, (M, D)
+    projections: int = 256,  # number of random directions
+    generator: torch.Generator | None = None,  # of the directions
+) -> Tensor:  # squared distance, a double
     """Mean squared 1-D Wasserstein distance over random directions.
 
     Raises `ValueError` for shapes that do not fit and values that are not finite."""
     a, b = _check_features(a, b)
-    direction = F.normalize(torch.randn(a.shape[1], projections, generator=generator, dtype=a.dtype, device=a.device), dim=0)
-    return transport_cost(a@direction, b@direction).mean()
+    direction = F.normalize(
+        torch.randn(a.shape[1], projections, generator=generator, dtype=a.dtype, device=a.device),
+        dim=0,
+    )
+    return transport_cost(a @ direction, b @ direction).mean()
 
 # %% ../nbs/library/19_metrics.ipynb #5cb6a1b3
-def region_mean(values:Tensor, # a number for each position, (B, C, H, W)
-    weight:Tensor, # how much each position counts, broadcastable to the values
-)->Tensor: # weighted mean, (B,)
+def region_mean(
+    values: Tensor,  # a number for each position, (B, C, H, W)
+    weight: Tensor,  # how much each position counts, broadcastable to the values
+) -> Tensor:  # weighted mean, (B,)
     """$\\sum_iw_iv_i/\\sum_iw_i$ for each image.
 
     Raises `ValueError` for an image in which nothing counts."""
     weight = weight.to(values.dtype).expand_as(values)
     total = weight.flatten(1).sum(1)
-    if (total == 0).any(): raise ValueError(f"where must hold a pixel of every image, got none for {int((total == 0).sum())} of {len(values)}")
-    return (values*weight).flatten(1).sum(1)/total
+    if (total == 0).any():
+        raise ValueError(
+            f"where must hold a pixel of every image, got none for {int((total == 0).sum())} of {len(values)}"
+        )
+    return (values * weight).flatten(1).sum(1) / total
 
 # %% ../nbs/library/19_metrics.ipynb #097bc7e8
-def mean_error(x:Tensor, # images, (B, C, H, W)
-    y:Tensor, # what they should be, (B, C, H, W)
-    where:Tensor|None=None, # True for the pixels that count, broadcastable to the images; all of them by default
-    power:float=2, # 2 for the squared error, 1 for the absolute
-)->Tensor: # mean of |x - y|^power over the pixels that count, (B,)
+def mean_error(
+    x: Tensor,  # images, (B, C, H, W)
+    y: Tensor,  # what they should be, (B, C, H, W)
+    where: Tensor
+    | None = None,  # True for the pixels that count, broadcastable to the images; all of them by default
+    power: float = 2,  # 2 for the squared error, 1 for the absolute
+) -> Tensor:  # mean of |x - y|^power over the pixels that count, (B,)
     """Mean error per image over a region.
 
     Raises `ValueError` for unequal shapes and for an image of which no pixel counts."""
-    if x.shape != y.shape: raise ValueError(f"x and y must have equal shapes, got {tuple(x.shape)} and {tuple(y.shape)}")
-    return region_mean((x - y).abs()**power, torch.ones_like(x) if where is None else where)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"x and y must have equal shapes, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    return region_mean((x - y).abs() ** power, torch.ones_like(x) if where is None else where)
 
 # %% ../nbs/library/19_metrics.ipynb #f0948946
-def psnr(x:Tensor, # images in [-1, 1], (B, C, H, W)
-    y:Tensor, # what they should be, (B, C, H, W)
-    where:Tensor|None=None, # True for the pixels that count, broadcastable to the images; all of them by default
-)->Tensor: # decibels, (B,); infinite for equal images
+def psnr(
+    x: Tensor,  # images in [-1, 1], (B, C, H, W)
+    y: Tensor,  # what they should be, (B, C, H, W)
+    where: Tensor
+    | None = None,  # True for the pixels that count, broadcastable to the images; all of them by default
+) -> Tensor:  # decibels, (B,); infinite for equal images
     "Peak signal-to-noise ratio $10\\log_{10}(4/\\text{MSE})$ for images whose range is [-1, 1]."
-    return 10*(4/mean_error(x, y, where)).log10()
+    return 10 * (4 / mean_error(x, y, where)).log10()
 
 # %% ../nbs/library/19_metrics.ipynb #20fec560
-def ssim(x:Tensor, # images in [-1, 1], (B, C, H, W)
-    y:Tensor, # what they should be, (B, C, H, W)
-    window:int=7, # side of the uniform window, in pixels
-    where:Tensor|None=None, # True for the pixels that count, broadcastable to the images; all of them by default
-)->Tensor: # mean structural similarity, at most 1, (B,)
+def ssim(
+    x: Tensor,  # images in [-1, 1], (B, C, H, W)
+    y: Tensor,  # what they should be, (B, C, H, W)
+    window: int = 7,  # side of the uniform window, in pixels
+    where: Tensor
+    | None = None,  # True for the pixels that count, broadcastable to the images; all of them by default
+) -> Tensor:  # mean structural similarity, at most 1, (B,)
     """Structural similarity (Wang et al., 2004) with a uniform window, at the positions where it fits; each window counts by its share of the pixels that count.
 
     Raises `ValueError` for a window larger than the image and for an image of which no pixel counts."""
-    if window > min(x.shape[-2:]): raise ValueError(f"window must fit into images of {x.shape[-2]} x {x.shape[-1]}, got {window}")
+    if window > min(x.shape[-2:]):
+        raise ValueError(
+            f"window must fit into images of {x.shape[-2]} x {x.shape[-1]}, got {window}"
+        )
     mean = lambda v: F.avg_pool2d(v, window, stride=1)
-    c1, c2 = (.01*2)**2, (.03*2)**2
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x*x) - mx**2, mean(y*y) - my**2, mean(x*y) - mx*my
-    similarity = (2*mx*my + c1)*(2*cov + c2)/((mx**2 + my**2 + c1)*(vx + vy + c2))
-    return similarity.flatten(1).mean(1) if where is None else region_mean(similarity, mean(where.to(x.dtype).expand_as(x)))
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    similarity = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return (
+        similarity.flatten(1).mean(1)
+        if where is None
+        else region_mean(similarity, mean(where.to(x.dtype).expand_as(x)))
+    )
 
 # %% ../nbs/library/19_metrics.ipynb #5240c998
-def paired_feature_distance(layers:Callable, # maps images to a sequence of activations (B, C, H, W)
-    x:Tensor, # images, (B, C, H, W)
-    y:Tensor, # what they should be, (B, C, H, W)
-    where:Tensor|None=None, # True for the pixels that count, (B or 1, 1, H, W); all of them by default
-)->Tensor: # distance of each pair, at least 0, (B,)
+def paired_feature_distance(
+    layers: Callable,  # maps images to a sequence of activations (B, C, H, W)
+    x: Tensor,  # images, (B, C, H, W)
+    y: Tensor,  # what they should be, (B, C, H, W)
+    where: Tensor
+    | None = None,  # True for the pixels that count, (B or 1, 1, H, W); all of them by default
+) -> Tensor:  # distance of each pair, at least 0, (B,)
     "Squared distance of activations scaled to unit length, averaged over positions (each by its share of the pixels that count) and summed over layers."
+
     def layer(u, v):
         gap = (F.normalize(u, dim=1) - F.normalize(v, dim=1)).square().sum(1, keepdim=True)
-        return gap.mean((1, 2, 3)) if where is None else region_mean(gap, F.adaptive_avg_pool2d(where.float(), gap.shape[-2:]))
-    with torch.no_grad(): return sum(layer(u, v) for u, v in zip(layers(x), layers(y), strict=True))
+        return (
+            gap.mean((1, 2, 3))
+            if where is None
+            else region_mean(gap, F.adaptive_avg_pool2d(where.float(), gap.shape[-2:]))
+        )
+
+    with torch.no_grad():
+        return sum(layer(u, v) for u, v in zip(layers(x), layers(y), strict=True))
 
 # %% ../nbs/library/19_metrics.ipynb #8a742183
 class DigitsFeatures(nn.Module):
     "A small classifier of 8 x 8 digits, used for its 32 features."
+
     def __init__(self):
         super().__init__()
-        self.convolutions = nn.ModuleList([nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)])
-        self.embed = nn.Linear(64*2*2, 32)
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(1, 32, 3, padding=1),
+                nn.Conv2d(32, 32, 3, padding=1),
+                nn.Conv2d(32, 64, 3, padding=1),
+            ]
+        )
+        self.embed = nn.Linear(64 * 2 * 2, 32)
         self.out = nn.Linear(32, 10)
 
-    def layers(self, x:Tensor)->list[Tensor]:
+    def layers(self, x: Tensor) -> list[Tensor]:
         "Activations of the three convolutions, (B, 32, 8, 8), (B, 32, 8, 8) and (B, 64, 4, 4)."
         first = F.gelu(self.convolutions[0](x))
         second = F.gelu(self.convolutions[1](first))
         return [first, second, F.gelu(self.convolutions[2](F.avg_pool2d(second, 2)))]
 
-    def forward(self, x:Tensor)->Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         "The 32 features of images (B, 1, 8, 8), of mean square one."
-        return F.normalize(self.embed(F.avg_pool2d(self.layers(x)[-1], 2).flatten(1)))*math.sqrt(32)
+        return F.normalize(self.embed(F.avg_pool2d(self.layers(x)[-1], 2).flatten(1))) * math.sqrt(
+            32
+        )
 
-    def classify(self, x:Tensor)->Tensor:
+    def classify(self, x: Tensor) -> Tensor:
         "Logits of the ten classes, (B, 10)."
         return self.out(F.gelu(self(x)))
 
 # %% ../nbs/library/19_metrics.ipynb #1a0d4e9b
-def shift_digits(x:Tensor, # images with black (-1) surroundings, (B, C, H, W)
-    generator:torch.Generator, # of the shifts
-)->Tensor: # each moved by -1, 0 or 1 pixels along each axis, (B, C, H, W)
+def shift_digits(
+    x: Tensor,  # images with black (-1) surroundings, (B, C, H, W)
+    generator: torch.Generator,  # of the shifts
+) -> Tensor:  # each moved by -1, 0 or 1 pixels along each axis, (B, C, H, W)
     "Move each image by up to one pixel; what comes in at the border is black."
     b, _, h, w = x.shape
     dy, dx = torch.randint(0, 3, (2, b, 1), generator=generator)
-    rows, columns = torch.arange(h) + dy, torch.arange(w) + dx    # (B, H) and (B, W)
-    return F.pad(x, (1, 1, 1, 1), value=-1.)[torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    rows, columns = torch.arange(h) + dy, torch.arange(w) + dx  # (B, H) and (B, W)
+    return F.pad(x, (1, 1, 1, 1), value=-1.0)[
+        torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]
+    ].permute(0, 3, 1, 2)
 
 # %% ../nbs/library/19_metrics.ipynb #34d7d3d0
-def train_features(kind:Callable, # makes the network
-    loss:Callable, # of the network and a batch
-    stream:Iterable, # of batches, each a tuple of tensors
-    steps:int, # batches to take from it
-    seed:int=0, # of the initial weights
-)->nn.Module: # the trained network, frozen
+def train_features(
+    kind: Callable,  # makes the network
+    loss: Callable,  # of the network and a batch
+    stream: Iterable,  # of batches, each a tuple of tensors
+    steps: int,  # batches to take from it
+    seed: int = 0,  # of the initial weights
+) -> nn.Module:  # the trained network, frozen
     "Train a network for its features: AdamW with cosine decay."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = kind()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=.05)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _, batch in zip(range(steps), stream):
         optimiser.zero_grad()
@@ -251,176 +338,243 @@ def train_features(kind:Callable, # makes the network
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/library/19_metrics.ipynb #51dcdf45
-def class_loss(net:nn.Module, # with `classify`
-    x:Tensor, # images, (B, C, H, W)
-    label:Tensor, # their classes, (B,)
-)->Tensor: # a number
+def class_loss(
+    net: nn.Module,  # with `classify`
+    x: Tensor,  # images, (B, C, H, W)
+    label: Tensor,  # their classes, (B,)
+) -> Tensor:  # a number
     "Cross entropy with label smoothing 0.1."
-    return F.cross_entropy(net.classify(x), label, label_smoothing=.1)
+    return F.cross_entropy(net.classify(x), label, label_smoothing=0.1)
 
 # %% ../nbs/library/19_metrics.ipynb #3d07d35a
-def train_digits_features(seed:int=0, # of the initial weights, the batches and the shifts
-    steps:int=600, # of 64 images
-)->DigitsFeatures: # the trained network
+def train_digits_features(
+    seed: int = 0,  # of the initial weights, the batches and the shifts
+    steps: int = 600,  # of 64 images
+) -> DigitsFeatures:  # the trained network
     "Train the classifier on the 1,437 training digits, shifted by up to a pixel."
     generator = torch.Generator().manual_seed(seed)
     stream = ((shift_digits(x, generator), label) for x, label in batches(digits().train, 64, seed))
     return train_features(DigitsFeatures, class_loss, stream, steps, seed)
 
 # %% ../nbs/library/19_metrics.ipynb #1989d412
-def accuracy(net:DigitsFeatures, # or anything with `classify`
-    x:Tensor, # images, (N, C, H, W)
-    label:Tensor, # what they should be, (N,)
-)->float: # share that is recognised as what it should be
+def accuracy(
+    net: DigitsFeatures,  # or anything with `classify`
+    x: Tensor,  # images, (N, C, H, W)
+    label: Tensor,  # what they should be, (N,)
+) -> float:  # share that is recognised as what it should be
     "How many images the classifier takes for what they should be; for samples, whether the class was obeyed."
-    with torch.no_grad(): return (net.classify(x).argmax(1) == label).float().mean().item()
+    with torch.no_grad():
+        return (net.classify(x).argmax(1) == label).float().mean().item()
 
 # %% ../nbs/library/19_metrics.ipynb #1349e998
-DIGITS_FEATURES = files('asyncpatch')/'weights'/'digits-features.safetensors'
+DIGITS_FEATURES = files('asyncpatch') / 'weights' / 'digits-features.safetensors'
 
-def save_digits_features(net:DigitsFeatures, # what to save
-    path:str|Path, # the file to write
-    seed:int, # it was trained with
-)->None:
+
+def save_digits_features(
+    net: DigitsFeatures,  # what to save
+    path: str | Path,  # the file to write
+    seed: int,  # it was trained with
+) -> None:
     "Write the weights with a header: seed, accuracies, versions."
     split = digits()
-    header = {'model': 'DigitsFeatures', 'seed': str(seed), 'parameters': str(sum(p.numel() for p in net.parameters()))}
-    header |= {f'{part} accuracy': f'{accuracy(net, images.x, images.label):.4f}' for part, images in (('train', split.train), ('held-out', split.held_out))}
+    header = {
+        'model': 'DigitsFeatures',
+        'seed': str(seed),
+        'parameters': str(sum(p.numel() for p in net.parameters())),
+    }
+    header |= {
+        f'{part} accuracy': f'{accuracy(net, images.x, images.label):.4f}'
+        for part, images in (('train', split.train), ('held-out', split.held_out))
+    }
     header |= {name: version(name) for name in ('asyncpatch', 'torch', 'scikit-learn')}
     save_file(net.state_dict(), path, header)
 
 # %% ../nbs/library/19_metrics.ipynb #3461840a
 @cache
-def digits_features()->DigitsFeatures: # the shipped network, frozen, on the CPU
+def digits_features() -> DigitsFeatures:  # the shipped network, frozen, on the CPU
     "The classifier that all distances between digits are measured with: from the package, without a network connection."
     net = DigitsFeatures()
     net.load_state_dict(load_file(str(DIGITS_FEATURES)))
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/library/19_metrics.ipynb #dcc7eb1d
-def embed(features:Callable, # maps images to features (B, D)
-    x:Tensor, # images, (N, C, H, W)
-    batch:int=500, # images at a time
-)->Tensor: # features, (N, D), double
+def embed(
+    features: Callable,  # maps images to features (B, D)
+    x: Tensor,  # images, (N, C, H, W)
+    batch: int = 500,  # images at a time
+) -> Tensor:  # features, (N, D), double
     "The features of many images, in batches, without gradients."
-    with torch.no_grad(): return torch.cat([features(part) for part in x.split(batch)]).double()
+    with torch.no_grad():
+        return torch.cat([features(part) for part in x.split(batch)]).double()
 
 # %% ../nbs/library/19_metrics.ipynb #15d6b94b
-def set_distances(a:Tensor, # features of one set, (N, D), usually samples
-    b:Tensor, # features of the other, (M, D), usually held-out data
-    name:str='digits classifier', # what the features are
-    seed:int=0, # of the directions of the sliced distance
-)->dict[str, float]: # FD, KD and SWD under their full names
+def set_distances(
+    a: Tensor,  # features of one set, (N, D), usually samples
+    b: Tensor,  # features of the other, (M, D), usually held-out data
+    name: str = 'digits classifier',  # what the features are
+    seed: int = 0,  # of the directions of the sliced distance
+) -> dict[str, float]:  # FD, KD and SWD under their full names
     "The three distances between sets under names that say which features they were measured with."
-    values = {'FD': frechet_distance(a, b), 'KD': kernel_distance(a, b), 'SWD': sliced_wasserstein(a, b, generator=torch.Generator().manual_seed(seed))}
+    values = {
+        'FD': frechet_distance(a, b),
+        'KD': kernel_distance(a, b),
+        'SWD': sliced_wasserstein(a, b, generator=torch.Generator().manual_seed(seed)),
+    }
     return {f'{metric} (features: {name})': value.item() for metric, value in values.items()}
 
 # %% ../nbs/library/19_metrics.ipynb #e46d658b
-def embed_region(layers:Callable, # maps images to a sequence of activations (B, D, H', W')
-    x:Tensor, # images, (N, C, H, W)
-    where:Tensor, # True for the pixels that count, (N, 1, H, W)
-    batch:int=500, # images at a time
-)->Tensor: # features, (N, D), double
+def embed_region(
+    layers: Callable,  # maps images to a sequence of activations (B, D, H', W')
+    x: Tensor,  # images, (N, C, H, W)
+    where: Tensor,  # True for the pixels that count, (N, 1, H, W)
+    batch: int = 500,  # images at a time
+) -> Tensor:  # features, (N, D), double
     """The deepest activations averaged over a region of each image, each by its share of the pixels that count.
 
     Raises `ValueError` for a region of another size than the images and for an image of which no pixel counts."""
-    if where.shape != (len(x), 1, *x.shape[-2:]): raise ValueError(f"where must be {(len(x), 1, *x.shape[-2:])}, one mask for each image, got {tuple(where.shape)}")
+    if where.shape != (len(x), 1, *x.shape[-2:]):
+        raise ValueError(
+            f"where must be {(len(x), 1, *x.shape[-2:])}, one mask for each image, got {tuple(where.shape)}"
+        )
+
     def region(part, share):
         last = layers(part)[-1]
         share = F.adaptive_avg_pool2d(share.to(last.dtype), last.shape[-2:])
         return torch.stack([region_mean(channel, share) for channel in last.split(1, 1)], 1)
-    with torch.no_grad(): return torch.cat([region(part, share) for part, share in zip(x.split(batch), where.split(batch))]).double()
+
+    with torch.no_grad():
+        return torch.cat(
+            [region(part, share) for part, share in zip(x.split(batch), where.split(batch))]
+        ).double()
 
 # %% ../nbs/library/19_metrics.ipynb #083628ce
 def resampled(a, b, repeats, generator):
     "Pairs of sets drawn again with replacement."
-    def pick(x): return x[torch.randint(len(x), (len(x),), generator=generator)]
+
+    def pick(x):
+        return x[torch.randint(len(x), (len(x),), generator=generator)]
+
     return ((pick(a), pick(b)) for _ in range(repeats))
 
 # %% ../nbs/library/19_metrics.ipynb #365ef1ce
-def bootstrap(metric:Callable, # of two sets of features
-    a:Tensor, # features of one set, (N, D)
-    b:Tensor, # features of the other, (M, D)
-    repeats:int=100, # number of resamplings
-    generator:torch.Generator|None=None, # of the resampling
-)->Tensor: # the metric of each resampling, (repeats,); its standard deviation estimates the metric's
+def bootstrap(
+    metric: Callable,  # of two sets of features
+    a: Tensor,  # features of one set, (N, D)
+    b: Tensor,  # features of the other, (M, D)
+    repeats: int = 100,  # number of resamplings
+    generator: torch.Generator | None = None,  # of the resampling
+) -> (
+    Tensor
+):  # the metric of each resampling, (repeats,); its standard deviation estimates the metric's
     "The metric on sets drawn again with replacement."
-    return torch.stack([torch.as_tensor(metric(*pair)) for pair in resampled(a, b, repeats, generator)])
+    return torch.stack(
+        [torch.as_tensor(metric(*pair)) for pair in resampled(a, b, repeats, generator)]
+    )
 
 # %% ../nbs/library/19_metrics.ipynb #b2c0f9f6
-def set_spread(a:Tensor, # features of one set, (N, D), usually samples
-    b:Tensor, # features of the other, (M, D), usually held-out data
-    name:str='digits classifier', # what the features are
-    seed:int=0, # of the resampling and of the directions
-    repeats:int=30, # number of resamplings
-)->dict[str, float]: # a standard deviation for each of `set_distances`, under the same names
+def set_spread(
+    a: Tensor,  # features of one set, (N, D), usually samples
+    b: Tensor,  # features of the other, (M, D), usually held-out data
+    name: str = 'digits classifier',  # what the features are
+    seed: int = 0,  # of the resampling and of the directions
+    repeats: int = 30,  # number of resamplings
+) -> dict[str, float]:  # a standard deviation for each of `set_distances`, under the same names
     "How much each distance between sets would vary with the sample: its standard deviation over sets drawn again with replacement."
-    measured = [set_distances(*pair, name, seed) for pair in resampled(a, b, repeats, torch.Generator().manual_seed(seed))]
+    measured = [
+        set_distances(*pair, name, seed)
+        for pair in resampled(a, b, repeats, torch.Generator().manual_seed(seed))
+    ]
     return {key: torch.tensor([m[key] for m in measured]).std().item() for key in measured[0]}
 
 # %% ../nbs/library/19_metrics.ipynb #b61bf21b
-def mean_and_error(values:Tensor, # one for each image, (B,)
-)->tuple[float, float]: # mean, and the standard error of the mean
+def mean_and_error(
+    values: Tensor,  # one for each image, (B,)
+) -> tuple[float, float]:  # mean, and the standard error of the mean
     "Mean and its standard error $s/\\sqrt B$."
-    return values.mean().item(), (values.std()/len(values)**.5).item()
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 # %% ../nbs/library/19_metrics.ipynb #829f455e
-def matched(pool:Tensor, # classes to choose from, (N,), int64
-    wanted:Tensor, # classes wanted, (M,), int64
-    generator:torch.Generator|None=None, # of the choice
-)->Tensor: # different indices into `pool` whose classes are `wanted`, (M,)
+def matched(
+    pool: Tensor,  # classes to choose from, (N,), int64
+    wanted: Tensor,  # classes wanted, (M,), int64
+    generator: torch.Generator | None = None,  # of the choice
+) -> Tensor:  # different indices into `pool` whose classes are `wanted`, (M,)
     """Choose at random, without repetition, an image of each class wanted.
 
     Raises `ValueError` where the pool holds too few of a class."""
     chosen = torch.empty_like(wanted)
     for c in wanted.unique():
         here, there = (wanted == c).nonzero().flatten(), (pool == c).nonzero().flatten()
-        if len(here) > len(there): raise ValueError(f"pool must hold {len(here)} images of class {int(c)}, got {len(there)}")
-        chosen[here] = there[torch.randperm(len(there), generator=generator)[:len(here)]]
+        if len(here) > len(there):
+            raise ValueError(
+                f"pool must hold {len(here)} images of class {int(c)}, got {len(there)}"
+            )
+        chosen[here] = there[torch.randperm(len(there), generator=generator)[: len(here)]]
     return chosen
 
 # %% ../nbs/library/19_metrics.ipynb #bef8a392
 class Extrapolation(NamedTuple):
     "What `extrapolate` found: the limit, and the points of the line it lies on."
-    limit:Tensor    # the distance at infinitely many images, a double
-    inverse:Tensor    # 1/share of the parts, (S,)
-    values:Tensor    # mean distance of the parts, (S,)
+
+    limit: Tensor  # the distance at infinitely many images, a double
+    inverse: Tensor  # 1/share of the parts, (S,)
+    values: Tensor  # mean distance of the parts, (S,)
 
 
-def extrapolate(metric:Callable, # of two sets of features, with a bias that falls like 1/n, such as `frechet_distance`
-    a:Tensor, # features of one set, (N, D)
-    b:Tensor, # features of the other, (M, D)
-    shares:Sequence[float]=(.5, .6, .75, 1.), # of both sets, in (0, 1]
-    repeats:int=10, # parts of each share
-    generator:torch.Generator|None=None, # of the parts
-)->Extrapolation: # the limit, and the points it comes from
+def extrapolate(
+    metric: Callable,  # of two sets of features, with a bias that falls like 1/n, such as `frechet_distance`
+    a: Tensor,  # features of one set, (N, D)
+    b: Tensor,  # features of the other, (M, D)
+    shares: Sequence[float] = (0.5, 0.6, 0.75, 1.0),  # of both sets, in (0, 1]
+    repeats: int = 10,  # parts of each share
+    generator: torch.Generator | None = None,  # of the parts
+) -> Extrapolation:  # the limit, and the points it comes from
     """Least-squares line of a distance in 1/n, read at zero (Chong and Forsyth, 2020).
 
     Raises `ValueError` for fewer than two shares or shares beyond (0, 1]."""
-    if len(set(shares)) < 2 or not all(0 < s <= 1 for s in shares): raise ValueError(f"shares must be two or more numbers in (0, 1], got {tuple(shares)}")
-    def part(x, share): return x[torch.randperm(len(x), generator=generator)[:round(share*len(x))]]
-    values = torch.stack([torch.stack([metric(part(a, s), part(b, s)) for _ in range(1 if s == 1 else repeats)]).mean() for s in shares])
-    inverse = 1/torch.tensor(shares, dtype=torch.float64)
-    line = torch.linalg.lstsq(torch.stack([torch.ones_like(inverse), inverse], 1), values.double()[:, None]).solution
+    if len(set(shares)) < 2 or not all(0 < s <= 1 for s in shares):
+        raise ValueError(f"shares must be two or more numbers in (0, 1], got {tuple(shares)}")
+
+    def part(x, share):
+        return x[torch.randperm(len(x), generator=generator)[: round(share * len(x))]]
+
+    values = torch.stack(
+        [
+            torch.stack(
+                [metric(part(a, s), part(b, s)) for _ in range(1 if s == 1 else repeats)]
+            ).mean()
+            for s in shares
+        ]
+    )
+    inverse = 1 / torch.tensor(shares, dtype=torch.float64)
+    line = torch.linalg.lstsq(
+        torch.stack([torch.ones_like(inverse), inverse], 1), values.double()[:, None]
+    ).solution
     return Extrapolation(line[0, 0], inverse, values)
 
 # %% ../nbs/library/19_metrics.ipynb #510d2dfd
-def nearest_distance(x:Tensor, # images, (N, C, H, W)
-    reference:Tensor, # images that may have been copied, (M, C, H, W)
-)->Tensor: # root mean square difference to the nearest of them, (N,)
+def nearest_distance(
+    x: Tensor,  # images, (N, C, H, W)
+    reference: Tensor,  # images that may have been copied, (M, C, H, W)
+) -> Tensor:  # root mean square difference to the nearest of them, (N,)
     "How far each image is from the nearest reference image; zero for a copy."
-    return torch.cdist(x.flatten(1), reference.flatten(1), compute_mode='donot_use_mm_for_euclid_dist').min(1).values/math.sqrt(x[0].numel())
+    return torch.cdist(
+        x.flatten(1), reference.flatten(1), compute_mode='donot_use_mm_for_euclid_dist'
+    ).min(1).values / math.sqrt(x[0].numel())
 
 # %% ../nbs/library/19_metrics.ipynb #e71cdee7
 class LeavesFeatures(nn.Module):
     "A small network on colour images of any size from 16 x 16, used for its 48 features."
+
     def __init__(self):
         super().__init__()
-        self.convolutions = nn.ModuleList([nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 24), (24, 32), (32, 64), (64, 64))])
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 24), (24, 32), (32, 64), (64, 64))]
+        )
         self.embed = nn.Linear(24 + 32 + 64 + 64, 48)
         self.out = nn.Linear(48, len(KINDS) + 2)
 
-    def layers(self, x:Tensor)->list[Tensor]:
+    def layers(self, x: Tensor) -> list[Tensor]:
         "Activations of the four convolutions, (B, 24, H, W), (B, 32, H, W), (B, 64, H/2, W/2) and (B, 64, H/4, W/4)."
         activations = []
         for k, convolution in enumerate(self.convolutions):
@@ -428,353 +582,542 @@ class LeavesFeatures(nn.Module):
             activations.append(x)
         return activations
 
-    def forward(self, x:Tensor)->Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         "The 48 features of images (B, 3, H, W), of mean square one."
-        return F.normalize(self.embed(torch.cat([a.mean((2, 3)) for a in self.layers(x)], 1)))*math.sqrt(48)
+        return F.normalize(
+            self.embed(torch.cat([a.mean((2, 3)) for a in self.layers(x)], 1))
+        ) * math.sqrt(48)
 
-    def judge(self, x:Tensor)->tuple[Tensor, Tensor]:
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
         "Logits of the kinds, (B, 10), and the shares of blur and of noise, (B, 2)."
         return self.out(F.gelu(self(x))).split([len(KINDS), 2], 1)
 
-    def classify(self, x:Tensor)->Tensor:
+    def classify(self, x: Tensor) -> Tensor:
         "Logits of the kinds, (B, 10)."
         return self.judge(x)[0]
 
 # %% ../nbs/library/19_metrics.ipynb #867f583e
-def degraded(x:Tensor, # images in [-1, 1], (B, C, H, W)
-    generator:torch.Generator, # of the strengths and the noise
-)->tuple[Tensor, Tensor]: # the same with blur and noise, and the strength of each, (B, 2) in [0, 1]
+def degraded(
+    x: Tensor,  # images in [-1, 1], (B, C, H, W)
+    generator: torch.Generator,  # of the strengths and the noise
+) -> tuple[
+    Tensor, Tensor
+]:  # the same with blur and noise, and the strength of each, (B, 2) in [0, 1]
     "Blur (a share of the mean over 3 x 3 pixels) and noise (0.3 times the strength), each left out half of the time."
-    strength = torch.rand(len(x), 2, generator=generator)*(torch.rand(len(x), 2, generator=generator) < .5)
+    strength = torch.rand(len(x), 2, generator=generator) * (
+        torch.rand(len(x), 2, generator=generator) < 0.5
+    )
     blur, noise = strength.view(-1, 2, 1, 1, 1).unbind(1)
     soft = torch.lerp(x, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode='replicate'), 3, stride=1), blur)
-    return soft + .3*noise*torch.randn(x.shape, generator=generator), strength
+    return soft + 0.3 * noise * torch.randn(x.shape, generator=generator), strength
 
 # %% ../nbs/library/19_metrics.ipynb #a3ccb293
-def leaves_loss(net:LeavesFeatures,
-    x:Tensor, # images, some of them degraded, (B, 3, H, W)
-    label:Tensor, # their kinds, (B,)
-    strength:Tensor, # their blur and noise, (B, 2)
-)->Tensor: # a number
+def leaves_loss(
+    net: LeavesFeatures,
+    x: Tensor,  # images, some of them degraded, (B, 3, H, W)
+    label: Tensor,  # their kinds, (B,)
+    strength: Tensor,  # their blur and noise, (B, 2)
+) -> Tensor:  # a number
     "Cross entropy of the kinds, with label smoothing 0.1, and ten times the squared error of the strengths."
     logits, guess = net.judge(x)
-    return F.cross_entropy(logits, label, label_smoothing=.1) + 10*F.mse_loss(guess, strength)
+    return F.cross_entropy(logits, label, label_smoothing=0.1) + 10 * F.mse_loss(guess, strength)
 
 # %% ../nbs/library/19_metrics.ipynb #c9a8d788
-def train_leaves_features(seed:int=0, # of the initial weights, the batches and what is done to them
-    steps:int=600, # of 64 images, three of 16 x 16 and then one of 32 x 32
-)->LeavesFeatures: # the trained network
+def train_leaves_features(
+    seed: int = 0,  # of the initial weights, the batches and what is done to them
+    steps: int = 600,  # of 64 images, three of 16 x 16 and then one of 32 x 32
+) -> LeavesFeatures:  # the trained network
     "Train the network on leaves of both sizes, degraded at random."
     generator = torch.Generator().manual_seed(seed)
     sources = [batches(leaves(size, 'train'), 64, seed) for size in (16, 32)]
+
     def stream():
         while True:
             for source in (0, 0, 0, 1):
                 x, label = next(sources[source])
                 spoilt, strength = degraded(x, generator)
                 yield spoilt, label, strength
+
     return train_features(LeavesFeatures, leaves_loss, stream(), steps, seed)
 
 # %% ../nbs/library/19_metrics.ipynb #99e595be
-LEAVES_FEATURES = files('asyncpatch')/'weights'/'leaves16-features.safetensors'
+LEAVES_FEATURES = files('asyncpatch') / 'weights' / 'leaves16-features.safetensors'
 
-def leaves_card(net:LeavesFeatures,
-    n:int=1000, # held-out images of each size
-)->dict[str, float]: # for each size: accuracy, and the correlation of guessed and true strengths
+
+def leaves_card(
+    net: LeavesFeatures,
+    n: int = 1000,  # held-out images of each size
+) -> dict[str, float]:  # for each size: accuracy, and the correlation of guessed and true strengths
     "How well the network judges held-out leaves: kinds of clean ones, blur and noise of degraded ones."
     card = {}
     for size in (16, 32):
         images = leaves(size, 'held_out')[torch.arange(n)]
         spoilt, strength = degraded(images.x, torch.Generator().manual_seed(0))
-        with torch.no_grad(): guess = net.judge(spoilt)[1]
+        with torch.no_grad():
+            guess = net.judge(spoilt)[1]
         card[f'held-out accuracy, {size} x {size}'] = accuracy(net, images.x, images.label)
-        for k, what in enumerate(('blur', 'noise')): card[f'correlation with true {what}, {size} x {size}'] = torch.corrcoef(torch.stack([guess[:, k], strength[:, k]]))[0, 1].item()
+        for k, what in enumerate(('blur', 'noise')):
+            card[f'correlation with true {what}, {size} x {size}'] = torch.corrcoef(
+                torch.stack([guess[:, k], strength[:, k]])
+            )[0, 1].item()
     return card
 
 # %% ../nbs/library/19_metrics.ipynb #8f956ad2
-def save_leaves_features(net:LeavesFeatures, # what to save
-    path:str|Path, # the file to write
-    seed:int, # it was trained with
-)->None:
+def save_leaves_features(
+    net: LeavesFeatures,  # what to save
+    path: str | Path,  # the file to write
+    seed: int,  # it was trained with
+) -> None:
     "Write the weights in half precision with a header: seed, what it was measured to do, versions."
-    header = {'model': 'LeavesFeatures', 'data': 'leaves, 16 x 16 and 32 x 32', 'seed': str(seed), 'parameters': str(sum(p.numel() for p in net.parameters()))}
-    header |= {key: f'{value:.4f}' for key, value in leaves_card(net).items()} | {name: version(name) for name in ('asyncpatch', 'torch')}
+    header = {
+        'model': 'LeavesFeatures',
+        'data': 'leaves, 16 x 16 and 32 x 32',
+        'seed': str(seed),
+        'parameters': str(sum(p.numel() for p in net.parameters())),
+    }
+    header |= {key: f'{value:.4f}' for key, value in leaves_card(net).items()} | {
+        name: version(name) for name in ('asyncpatch', 'torch')
+    }
     save_file({k: v.half() for k, v in net.state_dict().items()}, path, header)
 
 # %% ../nbs/library/19_metrics.ipynb #4b2e1e72
 @cache
-def leaves_features()->LeavesFeatures: # the shipped network, frozen, on the CPU
+def leaves_features() -> LeavesFeatures:  # the shipped network, frozen, on the CPU
     "The network that distances between leaves are measured with: from the package, without a network connection."
     net = LeavesFeatures()
     net.load_state_dict({k: v.float() for k, v in load_file(str(LEAVES_FEATURES)).items()})
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/library/19_metrics.ipynb #f6641c9e
-PUBLISHED = {'inception': 'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth',
-             'alex': 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth',
-             'vgg': 'https://download.pytorch.org/models/vgg16-397923af.pth',
-             'squeeze': 'https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth'}
+PUBLISHED = {
+    'inception': 'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth',
+    'alex': 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth',
+    'vgg': 'https://download.pytorch.org/models/vgg16-397923af.pth',
+    'squeeze': 'https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
+}
 
-def metric_weights(name:str, # of `PUBLISHED`
-)->Path: # where `fetch` keeps it
+
+def metric_weights(
+    name: str,  # of `PUBLISHED`
+) -> Path:  # where `fetch` keeps it
     """The file of a published network: in the folder `ASYNCPATCH_METRICS`, or else next to what torch.hub keeps.
 
     Raises `ValueError` for a name that is not one of `PUBLISHED`."""
-    if name not in PUBLISHED: raise ValueError(f"name must be one of {', '.join(PUBLISHED)}, got {name!r}")
-    folder = os.environ.get('ASYNCPATCH_METRICS') or Path(torch.hub.get_dir())/'asyncpatch'
-    return Path(folder)/f'{name}.safetensors'
+    if name not in PUBLISHED:
+        raise ValueError(f"name must be one of {', '.join(PUBLISHED)}, got {name!r}")
+    folder = os.environ.get('ASYNCPATCH_METRICS') or Path(torch.hub.get_dir()) / 'asyncpatch'
+    return Path(folder) / f'{name}.safetensors'
 
 # %% ../nbs/library/19_metrics.ipynb #1396a281
-def available(name:str, # of `PUBLISHED`
-)->bool: # whether it can be used here and now
+def available(
+    name: str,  # of `PUBLISHED`
+) -> bool:  # whether it can be used here and now
     "Whether the weights of a published network are on this machine."
     return metric_weights(name).is_file()
 
 # %% ../nbs/library/19_metrics.ipynb #6cb9c7f0
-def how_to_fetch(*names:str, # of `PUBLISHED`
-)->str: # a command
+def how_to_fetch(
+    *names: str,  # of `PUBLISHED`
+) -> str:  # a command
     "The one command that fills the columns which need these networks."
     return f'asyncpatch fetch {" ".join(names)}'
 
 # %% ../nbs/library/19_metrics.ipynb #072214cd
-def read_weights(path:str|Path, # .pth or .safetensors
-)->dict[str, Tensor]: # the tensors by name, on the CPU
+def read_weights(
+    path: str | Path,  # .pth or .safetensors
+) -> dict[str, Tensor]:  # the tensors by name, on the CPU
     """Tensors from a file that somebody gives us; nothing in it is executed.
 
     Raises `FileNotFoundError`, and `ValueError` for a file that holds anything but tensors."""
-    if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}")
-    try: state = load_file(str(path)) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} must hold tensors by name and nothing else, got a file that cannot be read as such ({type(e).__name__})") from e
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f"{path} must hold tensors by name, got {type(state).__name__}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        state = (
+            load_file(str(path))
+            if str(path).endswith('.safetensors')
+            else torch.load(path, map_location='cpu', weights_only=True)
+        )
+    except Exception as e:
+        raise ValueError(
+            f"{path} must hold tensors by name and nothing else, got a file that cannot be read as such ({type(e).__name__})"
+        ) from e
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} must hold tensors by name, got {type(state).__name__}")
     return dict(state)
 
 # %% ../nbs/library/19_metrics.ipynb #0cb4067f
-def fetch(*names:str, # of `PUBLISHED`
-    path:str|Path|None=None, # the published file, if it is here already; downloaded otherwise. For one name
-)->list[Path]: # where they are kept
+def fetch(
+    *names: str,  # of `PUBLISHED`
+    path: str
+    | Path
+    | None = None,  # the published file, if it is here already; downloaded otherwise. For one name
+) -> list[Path]:  # where they are kept
     """Get published networks, check them by the hash in their name, and keep them as safetensors (`metric_weights`).
 
     Raises `ValueError` for a file with another hash, and `OSError` where the download fails."""
-    if path is not None and len(names) != 1: raise ValueError(f"path must go with one name, got {len(names)}")
+    if path is not None and len(names) != 1:
+        raise ValueError(f"path must go with one name, got {len(names)}")
     for name in names:
         kept, url = metric_weights(name), PUBLISHED[name]
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(path or Path(folder)/'weights.pth')
+            source = Path(path or Path(folder) / 'weights.pth')
             if path is None:
-                try: torch.hub.download_url_to_file(url, source, progress=False)
-                except OSError as e: raise OSError(f"{url} could not be downloaded ({e}); get it on another machine and give it: fetch({name!r}, path=…)") from e
+                try:
+                    torch.hub.download_url_to_file(url, source, progress=False)
+                except OSError as e:
+                    raise OSError(
+                        f"{url} could not be downloaded ({e}); get it on another machine and give it: fetch({name!r}, path=…)"
+                    ) from e
             state = read_weights(source)
             digest = hashlib.sha256(source.read_bytes()).hexdigest()
         expected = Path(url).stem.rpartition('-')[2]
-        if not digest.startswith(expected): raise ValueError(f"path must be the published file {Path(url).name}, whose SHA-256 begins with {expected}; got {source} with {digest[:8]}")
+        if not digest.startswith(expected):
+            raise ValueError(
+                f"path must be the published file {Path(url).name}, whose SHA-256 begins with {expected}; got {source} with {digest[:8]}"
+            )
         save_tensors(kept, state, dict(name=name, url=url, sha256=digest))
     return [metric_weights(name) for name in names]
 
 # %% ../nbs/library/19_metrics.ipynb #7d56a7f2
 def _published(name, path):
     "The tensors of a published network, from a file or from where `fetch` keeps them."
-    if path is not None: return read_weights(path)
-    if not available(name): raise FileNotFoundError(f"the weights of {name} are not on this machine; fetch them once with: {how_to_fetch(name)}")
+    if path is not None:
+        return read_weights(path)
+    if not available(name):
+        raise FileNotFoundError(
+            f"the weights of {name} are not on this machine; fetch them once with: {how_to_fetch(name)}"
+        )
     return load_tensors(metric_weights(name))[0]
 
 # %% ../nbs/library/19_metrics.ipynb #8e6c3247
-def like_tensorflow(levels:Tensor, # 0 to 255, (B, 3, H, W)
-)->Tensor: # (B, 3, 299, 299) on [-1, 1)
+def like_tensorflow(
+    levels: Tensor,  # 0 to 255, (B, 3, H, W)
+) -> Tensor:  # (B, 3, 299, 299) on [-1, 1)
     "Resize as the original FID (and torch-fidelity) does."
-    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
-    return (interpolate_bilinear_2d_like_tensorflow1x(levels, (299, 299), align_corners=False) - 128)/128
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x,
+    )
 
-def like_pytorch_fid(levels:Tensor, # 0 to 255, (B, 3, H, W)
-)->Tensor: # (B, 3, 299, 299) on [-1, 1]
+    return (
+        interpolate_bilinear_2d_like_tensorflow1x(levels, (299, 299), align_corners=False) - 128
+    ) / 128
+
+
+def like_pytorch_fid(
+    levels: Tensor,  # 0 to 255, (B, 3, H, W)
+) -> Tensor:  # (B, 3, 299, 299) on [-1, 1]
     "Resize as pytorch-fid does, which computed the FIDs of RAD's tables."
-    return F.interpolate(levels/255, (299, 299), mode='bilinear', align_corners=False)*2 - 1
+    return F.interpolate(levels / 255, (299, 299), mode='bilinear', align_corners=False) * 2 - 1
 
 # %% ../nbs/library/19_metrics.ipynb #e0eca207
 class Inception(nn.Module):
     "The network of FID up to its pooled features, made of torch-fidelity's blocks; its weights are random until they are loaded."
-    def __init__(self, resize:Callable=like_tensorflow): # from levels 0 to 255 to what the network sees
+
+    def __init__(
+        self, resize: Callable = like_tensorflow
+    ):  # from levels 0 to 255 to what the network sees
         from torch_fidelity import feature_extractor_inceptionv3 as f
+
         super().__init__()
         self.resize = resize
-        self.blocks = nn.Sequential(OrderedDict(
-            Conv2d_1a_3x3=f.BasicConv2d(3, 32, kernel_size=3, stride=2), Conv2d_2a_3x3=f.BasicConv2d(32, 32, kernel_size=3),
-            Conv2d_2b_3x3=f.BasicConv2d(32, 64, kernel_size=3, padding=1), MaxPool_1=nn.MaxPool2d(3, 2),
-            Conv2d_3b_1x1=f.BasicConv2d(64, 80, kernel_size=1), Conv2d_4a_3x3=f.BasicConv2d(80, 192, kernel_size=3), MaxPool_2=nn.MaxPool2d(3, 2),
-            Mixed_5b=f.InceptionA(192, pool_features=32), Mixed_5c=f.InceptionA(256, pool_features=64), Mixed_5d=f.InceptionA(288, pool_features=64),
-            Mixed_6a=f.InceptionB(288), **{f'Mixed_6{k}': f.InceptionC(768, channels_7x7=c) for k, c in zip('bcde', (128, 160, 160, 192))},
-            Mixed_7a=f.InceptionD(768), Mixed_7b=f.InceptionE_1(1280), Mixed_7c=f.InceptionE_2(2048), pool=nn.AdaptiveAvgPool2d(1)))
+        self.blocks = nn.Sequential(
+            OrderedDict(
+                Conv2d_1a_3x3=f.BasicConv2d(3, 32, kernel_size=3, stride=2),
+                Conv2d_2a_3x3=f.BasicConv2d(32, 32, kernel_size=3),
+                Conv2d_2b_3x3=f.BasicConv2d(32, 64, kernel_size=3, padding=1),
+                MaxPool_1=nn.MaxPool2d(3, 2),
+                Conv2d_3b_1x1=f.BasicConv2d(64, 80, kernel_size=1),
+                Conv2d_4a_3x3=f.BasicConv2d(80, 192, kernel_size=3),
+                MaxPool_2=nn.MaxPool2d(3, 2),
+                Mixed_5b=f.InceptionA(192, pool_features=32),
+                Mixed_5c=f.InceptionA(256, pool_features=64),
+                Mixed_5d=f.InceptionA(288, pool_features=64),
+                Mixed_6a=f.InceptionB(288),
+                **{
+                    f'Mixed_6{k}': f.InceptionC(768, channels_7x7=c)
+                    for k, c in zip('bcde', (128, 160, 160, 192))
+                },
+                Mixed_7a=f.InceptionD(768),
+                Mixed_7b=f.InceptionE_1(1280),
+                Mixed_7c=f.InceptionE_2(2048),
+                pool=nn.AdaptiveAvgPool2d(1),
+            )
+        )
         self.eval().requires_grad_(False)
 
-    def forward(self, x:Tensor)->Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         "The 2,048 features of images (B, 1 or 3, H, W) in [-1, 1]."
         return self.blocks(self.resize(to_uint8(x).expand(-1, 3, -1, -1).float())).flatten(1)
 
 # %% ../nbs/library/19_metrics.ipynb #81d9284b
-def inception(path:str|Path|None=None, # weights (.pth or .safetensors); those that `fetch` keeps if not given
-    resize:Callable=like_tensorflow, # or `like_pytorch_fid`
-)->Inception: # features for FID and KID
+def inception(
+    path: str
+    | Path
+    | None = None,  # weights (.pth or .safetensors); those that `fetch` keeps if not given
+    resize: Callable = like_tensorflow,  # or `like_pytorch_fid`
+) -> Inception:  # features for FID and KID
     """The network of FID, with its weights.
 
     Raises `FileNotFoundError` with the command that fetches them, and `ValueError` for weights of another network."""
     net, state = Inception(resize), _published('inception', path)
-    try: net.blocks.load_state_dict({k: v for k, v in state.items() if not k.startswith('fc.')})
-    except RuntimeError as e: raise ValueError(f"path must hold the weights of FID's Inception ({str(e)[:200]})") from e
+    try:
+        net.blocks.load_state_dict({k: v for k, v in state.items() if not k.startswith('fc.')})
+    except RuntimeError as e:
+        raise ValueError(f"path must hold the weights of FID's Inception ({str(e)[:200]})") from e
     return net
 
 # %% ../nbs/library/19_metrics.ipynb #c7e02620
-def published_distances(x:Tensor, # samples in [-1, 1], (N, 1 or 3, H, W)
-    reference:Tensor, # images of the data, (M, 1 or 3, H, W)
-    batch:int=50, # images at a time
-)->dict[str, float|None]: # FID, KID and SWD (features: Inception); None where the weights are missing
+def published_distances(
+    x: Tensor,  # samples in [-1, 1], (N, 1 or 3, H, W)
+    reference: Tensor,  # images of the data, (M, 1 or 3, H, W)
+    batch: int = 50,  # images at a time
+) -> dict[
+    str, float | None
+]:  # FID, KID and SWD (features: Inception); None where the weights are missing
     "FID and its kin between two sets of images, or empty cells (`how_to_fetch` fills them)."
     names = ('FID', 'KID', 'SWD (features: Inception)')
-    if not available('inception'): return dict.fromkeys(names)
+    if not available('inception'):
+        return dict.fromkeys(names)
     net = inception()
     a, b = embed(net, x, batch), embed(net, reference, batch)
     sliced = sliced_wasserstein(a, b, generator=torch.Generator().manual_seed(0))
-    return dict(zip(names, (frechet_distance(a, b, per_feature=0).item(), kernel_distance(a, b).item(), sliced.item())))
+    return dict(
+        zip(
+            names,
+            (
+                frechet_distance(a, b, per_feature=0).item(),
+                kernel_distance(a, b).item(),
+                sliced.item(),
+            ),
+        )
+    )
 
 # %% ../nbs/library/19_metrics.ipynb #91a9cd27
-def lpips_network(net:str='alex', # alex, vgg or squeeze
-    backbone:str|Path|None=None, # torchvision's weights of that network (.pth or .safetensors); those that `fetch` keeps if not given
-)->nn.Module: # the published LPIPS (v0.1), frozen
+def lpips_network(
+    net: str = 'alex',  # alex, vgg or squeeze
+    backbone: str
+    | Path
+    | None = None,  # torchvision's weights of that network (.pth or .safetensors); those that `fetch` keeps if not given
+) -> nn.Module:  # the published LPIPS (v0.1), frozen
     """LPIPS with its own heads on a network from a file.
 
     Raises `FileNotFoundError` with the command that fetches it, and `ValueError` for weights of another network."""
     import lpips
+
     state = _published(net, backbone)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    source = {k.split('.', 1)[1]: v for k, v in state.items() if k.startswith('features.')}    # N.weight
-    names = {k: k.split('.', 1)[1] for k in network.net.state_dict()}    # sliceK.N.weight
-    try: network.net.load_state_dict({k: source[name] for k, name in names.items()})
-    except (KeyError, RuntimeError) as e: raise ValueError(f"backbone must hold torchvision's weights for {net!r} ({type(e).__name__}: {str(e)[:200]})") from e
+    source = {
+        k.split('.', 1)[1]: v for k, v in state.items() if k.startswith('features.')
+    }  # N.weight
+    names = {k: k.split('.', 1)[1] for k in network.net.state_dict()}  # sliceK.N.weight
+    try:
+        network.net.load_state_dict({k: source[name] for k, name in names.items()})
+    except (KeyError, RuntimeError) as e:
+        raise ValueError(
+            f"backbone must hold torchvision's weights for {net!r} ({type(e).__name__}: {str(e)[:200]})"
+        ) from e
     return network.eval().requires_grad_(False)
 
 # %% ../nbs/library/19_metrics.ipynb #6c46d43b
 LPIPS_SMALLEST = dict(alex=31, vgg=16, squeeze=17)
 
-def lpips_distance(network:nn.Module, # from `lpips_network`
-    x:Tensor, # images in [-1, 1], (B, 1 or 3, H, W)
-    y:Tensor, # what they should be, (B, 1 or 3, H, W)
-    where:Tensor|None=None, # True for the pixels that count, (B or 1, 1, H, W); all of them by default
-)->Tensor: # LPIPS of each pair, (B,)
+
+def lpips_distance(
+    network: nn.Module,  # from `lpips_network`
+    x: Tensor,  # images in [-1, 1], (B, 1 or 3, H, W)
+    y: Tensor,  # what they should be, (B, 1 or 3, H, W)
+    where: Tensor
+    | None = None,  # True for the pixels that count, (B or 1, 1, H, W); all of them by default
+) -> Tensor:  # LPIPS of each pair, (B,)
     """LPIPS; over a region it is the mean of the package's spatial map there.
 
     Raises `ValueError` for unequal shapes and for images smaller than the network can take."""
-    if x.shape != y.shape: raise ValueError(f"x and y must have equal shapes, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.shape != y.shape:
+        raise ValueError(
+            f"x and y must have equal shapes, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
     smallest = LPIPS_SMALLEST[network.pnet_type]
-    if min(x.shape[-2:]) < smallest: raise ValueError(f"x must be at least {smallest} pixels on each side for LPIPS ({network.pnet_type}), got {x.shape[-2]} x {x.shape[-1]}; enlarge it and say so")
+    if min(x.shape[-2:]) < smallest:
+        raise ValueError(
+            f"x must be at least {smallest} pixels on each side for LPIPS ({network.pnet_type}), got {x.shape[-2]} x {x.shape[-1]}; enlarge it and say so"
+        )
     view = copy.copy(network)
     view.spatial = where is not None
-    with torch.no_grad(): values = view(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1))
+    with torch.no_grad():
+        values = view(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1))
     return values.flatten() if where is None else region_mean(values, where)
 
 # %% ../nbs/library/19_metrics.ipynb #3f6da219
-def lpips_of_unit_range(network:nn.Module, # from `lpips_network`
-    x:Tensor, # images in [-1, 1], (B, 1 or 3, H, W)
-    y:Tensor, # what they should be, (B, 1 or 3, H, W)
-)->Tensor: # what RAD's script reports as LPIPS, (B,)
+def lpips_of_unit_range(
+    network: nn.Module,  # from `lpips_network`
+    x: Tensor,  # images in [-1, 1], (B, 1 or 3, H, W)
+    y: Tensor,  # what they should be, (B, 1 or 3, H, W)
+) -> Tensor:  # what RAD's script reports as LPIPS, (B,)
     "LPIPS as in RAD's `measure.py`: of images on [0, 1], where the network expects [-1, 1]. Not LPIPS; for comparison with numbers made so."
-    return lpips_distance(network, (x + 1)/2, (y + 1)/2)
+    return lpips_distance(network, (x + 1) / 2, (y + 1) / 2)
 
 # %% ../nbs/library/19_metrics.ipynb #a038ed5a
-def published_lpips(x:Tensor, # images in [-1, 1], (B, 1 or 3, H, W)
-    y:Tensor, # what they should be, (B, 1 or 3, H, W)
-    where:Tensor|None=None, # True for the pixels that count; all of them by default
-    net:str='alex', # or vgg, squeeze
-)->Tensor|None: # LPIPS of each pair, (B,); None where the weights are missing
+def published_lpips(
+    x: Tensor,  # images in [-1, 1], (B, 1 or 3, H, W)
+    y: Tensor,  # what they should be, (B, 1 or 3, H, W)
+    where: Tensor | None = None,  # True for the pixels that count; all of them by default
+    net: str = 'alex',  # or vgg, squeeze
+) -> Tensor | None:  # LPIPS of each pair, (B,); None where the weights are missing
     "LPIPS with the weights that `fetch` keeps, or an empty cell (`how_to_fetch` fills it)."
     return lpips_distance(lpips_network(net), x, y, where) if available(net) else None
 
 # %% ../nbs/library/19_metrics.ipynb #367ee690
-def patches(x:Tensor, # images, (B, C, H, W)
-    size:int, # side of a patch, in pixels
-)->Tensor: # every patch of each image, row by row, (B, L, C size²)
+def patches(
+    x: Tensor,  # images, (B, C, H, W)
+    size: int,  # side of a patch, in pixels
+) -> Tensor:  # every patch of each image, row by row, (B, L, C size²)
     """All patches of an image, at every pixel where they fit.
 
     Raises `ValueError` for patches larger than the image."""
-    if size > min(x.shape[-2:]): raise ValueError(f"size must fit into images of {x.shape[-2]} x {x.shape[-1]}, got {size}")
+    if size > min(x.shape[-2:]):
+        raise ValueError(f"size must fit into images of {x.shape[-2]} x {x.shape[-1]}, got {size}")
     return F.unfold(x, size).transpose(1, 2)
 
 # %% ../nbs/library/19_metrics.ipynb #c37db1a2
-def patch_distance(x:Tensor, # textures, (B, C, H, W)
-    exemplar:Tensor, # what each should be like, (B or 1, C, H', W')
-    size:int=5, # side of a patch, in pixels
-    scales:int=3, # as given, halved, quartered …
-    projections:int=64, # number of random directions
-    generator:torch.Generator|None=None, # of the directions
-)->Tensor: # squared distance at each scale, (B, scales)
+def patch_distance(
+    x: Tensor,  # textures, (B, C, H, W)
+    exemplar: Tensor,  # what each should be like, (B or 1, C, H', W')
+    size: int = 5,  # side of a patch, in pixels
+    scales: int = 3,  # as given, halved, quartered …
+    projections: int = 64,  # number of random directions
+    generator: torch.Generator | None = None,  # of the directions
+) -> Tensor:  # squared distance at each scale, (B, scales)
     """Sliced Wasserstein distance of all patches of two images, at several scales: each halves the image by averaging.
 
     Raises `ValueError` for images too small for the coarsest scale."""
-    direction = F.normalize(torch.randn(x.shape[1]*size**2, projections, generator=generator, dtype=x.dtype), dim=0).to(x.device)
+    direction = F.normalize(
+        torch.randn(x.shape[1] * size**2, projections, generator=generator, dtype=x.dtype), dim=0
+    ).to(x.device)
+
     def at(scale):
-        return torch.stack([transport_cost(u, v).mean() for u, v in zip(*(patches(F.avg_pool2d(image, 2**scale), size)@direction for image in (x, exemplar.expand(len(x), -1, -1, -1))))])
+        return torch.stack(
+            [
+                transport_cost(u, v).mean()
+                for u, v in zip(
+                    *(
+                        patches(F.avg_pool2d(image, 2**scale), size) @ direction
+                        for image in (x, exemplar.expand(len(x), -1, -1, -1))
+                    )
+                )
+            ]
+        )
+
     return torch.stack([at(scale) for scale in range(scales)], 1)
 
 # %% ../nbs/library/19_metrics.ipynb #de6078c7
-def band_power(x:Tensor, # images, (B, C, H, W)
-    rings:int=6, # of equal width, from 0 to 0.5 cycles per pixel
-    sectors:int=4, # of direction
-)->Tensor: # mean power in each band, (B, rings · sectors); NaN for a band that holds no frequency of this size
+def band_power(
+    x: Tensor,  # images, (B, C, H, W)
+    rings: int = 6,  # of equal width, from 0 to 0.5 cycles per pixel
+    sectors: int = 4,  # of direction
+) -> Tensor:  # mean power in each band, (B, rings · sectors); NaN for a band that holds no frequency of this size
     "Power spectrum in bands of frequency and direction, with a Hann window, averaged over channels."
     h, w = x.shape[-2:]
-    window = torch.hann_window(h, periodic=False, dtype=x.dtype, device=x.device)[:, None]*torch.hann_window(w, periodic=False, dtype=x.dtype, device=x.device)
-    mean = (x*window).sum((2, 3), keepdim=True)/window.sum()
-    power = torch.fft.fft2((x - mean)*window).abs().square().mean(1)/window.square().sum()    # (B, H, W)
+    window = torch.hann_window(h, periodic=False, dtype=x.dtype, device=x.device)[
+        :, None
+    ] * torch.hann_window(w, periodic=False, dtype=x.dtype, device=x.device)
+    mean = (x * window).sum((2, 3), keepdim=True) / window.sum()
+    power = (
+        torch.fft.fft2((x - mean) * window).abs().square().mean(1) / window.square().sum()
+    )  # (B, H, W)
     fy, fx = torch.fft.fftfreq(h, device=x.device)[:, None], torch.fft.fftfreq(w, device=x.device)
-    ring = (fy.hypot(fx)*2*rings).long()
-    sector = ((torch.atan2(fy, fx)/math.pi + .5/sectors) % 1*sectors).long().clamp_max(sectors - 1)
+    ring = (fy.hypot(fx) * 2 * rings).long()
+    sector = (
+        ((torch.atan2(fy, fx) / math.pi + 0.5 / sectors) % 1 * sectors)
+        .long()
+        .clamp_max(sectors - 1)
+    )
     use = (ring < rings) & (fy.hypot(fx) > 0)
-    band = (ring*sectors + sector)[use]
-    count = torch.bincount(band, minlength=rings*sectors)
-    return power.new_zeros(len(x), rings*sectors).index_add_(1, band, power[:, use])/count
+    band = (ring * sectors + sector)[use]
+    count = torch.bincount(band, minlength=rings * sectors)
+    return power.new_zeros(len(x), rings * sectors).index_add_(1, band, power[:, use]) / count
 
 # %% ../nbs/library/19_metrics.ipynb #9fdf9099
-def spectrum_distance(x:Tensor, # textures, (B, C, H, W)
-    exemplar:Tensor, # what each should be like, (B or 1, C, H', W')
-)->Tensor: # decibels, (B,)
+def spectrum_distance(
+    x: Tensor,  # textures, (B, C, H, W)
+    exemplar: Tensor,  # what each should be like, (B or 1, C, H', W')
+) -> Tensor:  # decibels, (B,)
     "Root mean square difference of the power in bands, in dB, over the bands that both sizes have."
-    gap = 10*(band_power(x).log10() - band_power(exemplar).log10())
+    gap = 10 * (band_power(x).log10() - band_power(exemplar).log10())
     return gap.square().nanmean(1).sqrt()
 
 # %% ../nbs/library/19_metrics.ipynb #775e3e86
-def seam_error(x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where a pixel was given, (B or 1, 1, H, W)
-)->Tensor: # 1 where the border is like any other place, (B,)
+def seam_error(
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where a pixel was given, (B or 1, 1, H, W)
+) -> Tensor:  # 1 where the border is like any other place, (B,)
     """Mean squared difference of neighbours on two sides of the border, divided by that of neighbours on one side.
 
     Raises `ValueError` for a mask without a border."""
     known = known.expand(len(x), -1, -1, -1)
-    gaps = [(x.diff(dim=axis).square().mean(1, keepdim=True), known.narrow(axis, 1, x.shape[axis] - 1) != known.narrow(axis, 0, x.shape[axis] - 1)) for axis in (2, 3)]
-    gap, across = (torch.cat([pair[i].flatten(1) for pair in gaps], 1)[:, None, None] for i in (0, 1))
-    return region_mean(gap, across)/region_mean(gap, ~across)
+    gaps = [
+        (
+            x.diff(dim=axis).square().mean(1, keepdim=True),
+            known.narrow(axis, 1, x.shape[axis] - 1) != known.narrow(axis, 0, x.shape[axis] - 1),
+        )
+        for axis in (2, 3)
+    ]
+    gap, across = (
+        torch.cat([pair[i].flatten(1) for pair in gaps], 1)[:, None, None] for i in (0, 1)
+    )
+    return region_mean(gap, across) / region_mean(gap, ~across)
 
 # %% ../nbs/library/19_metrics.ipynb #eb0989b8
-def nearest_patch(x:Tensor, # textures, (B, C, H, W)
-    exemplar:Tensor, # where patches may come from, (1, C, H', W')
-    size:int=5, # side of a patch, in pixels
-    chunk:int=1024, # patches to compare in one go
-)->tuple[Tensor, Tensor]: # number of the nearest patch, and root mean square difference from it, each (B, H - size + 1, W - size + 1)
+def nearest_patch(
+    x: Tensor,  # textures, (B, C, H, W)
+    exemplar: Tensor,  # where patches may come from, (1, C, H', W')
+    size: int = 5,  # side of a patch, in pixels
+    chunk: int = 1024,  # patches to compare in one go
+) -> tuple[
+    Tensor, Tensor
+]:  # number of the nearest patch, and root mean square difference from it, each (B, H - size + 1, W - size + 1)
     "The most similar patch of the exemplar for every patch of an image."
     source, rows = patches(exemplar, size)[0], x.shape[-2] - size + 1
-    def nearest(image): return [torch.cat(part) for part in zip(*(torch.cdist(p, source).min(1) for p in image.split(chunk)))]
-    distance, index = (torch.stack(part).unflatten(1, (rows, -1)) for part in zip(*map(nearest, patches(x, size))))
-    return index, distance/math.sqrt(source.shape[1])
+
+    def nearest(image):
+        return [
+            torch.cat(part)
+            for part in zip(*(torch.cdist(p, source).min(1) for p in image.split(chunk)))
+        ]
+
+    distance, index = (
+        torch.stack(part).unflatten(1, (rows, -1)) for part in zip(*map(nearest, patches(x, size)))
+    )
+    return index, distance / math.sqrt(source.shape[1])
 
 # %% ../nbs/library/19_metrics.ipynb #cf462390
-def copy_rate(x:Tensor, # textures, (B, C, H, W)
-    exemplar:Tensor, # where they may have been copied from, (1, C, H', W')
-    size:int=5, # side of a patch, in pixels
-)->Tensor: # share of touching patches that come from touching places, (B,)
+def copy_rate(
+    x: Tensor,  # textures, (B, C, H, W)
+    exemplar: Tensor,  # where they may have been copied from, (1, C, H', W')
+    size: int = 5,  # side of a patch, in pixels
+) -> Tensor:  # share of touching patches that come from touching places, (B,)
     """How much of an image is copied in one piece from the exemplar.
 
     Raises `ValueError` for images smaller than two patches."""
-    if 2*size > min(x.shape[-2:]): raise ValueError(f"size must fit twice into images of {x.shape[-2]} x {x.shape[-1]}, got {size}")
+    if 2 * size > min(x.shape[-2:]):
+        raise ValueError(
+            f"size must fit twice into images of {x.shape[-2]} x {x.shape[-1]}, got {size}"
+        )
     index, _ = nearest_patch(x, exemplar, size)
     width = exemplar.shape[-1] - size + 1
-    source = torch.stack([index//width, index % width], -1)    # (B, rows, columns, 2)
+    source = torch.stack([index // width, index % width], -1)  # (B, rows, columns, 2)
     down, right = source[:, size:] - source[:, :-size], source[:, :, size:] - source[:, :, :-size]
-    return torch.cat([(step == size*torch.eye(2, dtype=torch.long, device=x.device)[axis]).all(-1).flatten(1) for axis, step in enumerate((down, right))], 1).double().mean(1)
+    return (
+        torch.cat(
+            [
+                (step == size * torch.eye(2, dtype=torch.long, device=x.device)[axis])
+                .all(-1)
+                .flatten(1)
+                for axis, step in enumerate((down, right))
+            ],
+            1,
+        )
+        .double()
+        .mean(1)
+    )

@@ -17,158 +17,212 @@ from .schedules import check_times
 # %% ../nbs/theory/02_paths.ipynb #651ade63
 def _check_positive(value, name):
     if not (isinstance(value, Tensor) and value.is_floating_point()):
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
-    if value.dim() == 0: raise ValueError(f"{name} must have a last dimension of tokens, got the scalar {value.item():g}")
+        raise TypeError(
+            f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
+        )
+    if value.dim() == 0:
+        raise ValueError(
+            f"{name} must have a last dimension of tokens, got the scalar {value.item():g}"
+        )
     wrong = value[~((value > 0) & (value < math.inf))]
-    if wrong.numel(): raise ValueError(f"{name} must be positive and finite, got {wrong[0].item():g}")
+    if wrong.numel():
+        raise ValueError(f"{name} must be positive and finite, got {wrong[0].item():g}")
     return value
 
+
 def _check_eps(eps):
-    if not 0 <= eps < .5: raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
+    if not 0 <= eps < 0.5:
+        raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
     return eps
+
 
 def _check_fits(alpha, value, name):
     value = torch.as_tensor(value, dtype=_check_positive(alpha, 'alpha').dtype, device=alpha.device)
-    try: torch.broadcast_shapes(alpha.shape[:-1], value.shape)
-    except RuntimeError: raise ValueError(f"{name} of shape {tuple(value.shape)} does not broadcast to environments of shape {tuple(alpha.shape)}, less the tokens") from None
+    try:
+        torch.broadcast_shapes(alpha.shape[:-1], value.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} does not broadcast to environments of shape {tuple(alpha.shape)}, less the tokens"
+        ) from None
     return value
+
 
 def _check_within(t, eps):
     inside = (check_times(t) >= t.new_tensor(_check_eps(eps))) & (t <= t.new_tensor(1 - eps))
-    if not inside.all(): raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got {t[~inside][0].item():g}")
+    if not inside.all():
+        raise ValueError(f"t must lie in [{eps:g}, {1 - eps:g}], got {t[~inside][0].item():g}")
     return t
 
 # %% ../nbs/theory/02_paths.ipynb #9769295a
-def walk_probabilities(t:Tensor, # times in [eps, 1 - eps], (..., N)
-    alpha:Tensor, # positive clock rates (the environment), (..., N)
-    eps:float=0., # distance of the grid from the corners of the cube
-)->Tensor: # p_i(t; alpha), which sum to 1 over the tokens, (..., N)
+def walk_probabilities(
+    t: Tensor,  # times in [eps, 1 - eps], (..., N)
+    alpha: Tensor,  # positive clock rates (the environment), (..., N)
+    eps: float = 0.0,  # distance of the grid from the corners of the cube
+) -> Tensor:  # p_i(t; alpha), which sum to 1 over the tokens, (..., N)
     """Who moves next: token i with probability $\\alpha_i(1-\\varepsilon-t_i)/S$ (paper Eq. 14).
 
     Raises `ValueError` for rates that are not positive, times outside [eps, 1 - eps], and the noise corner, where nobody can move."""
-    if t.shape[-1:] != alpha.shape[-1:]: raise ValueError(f"t must have a time for each of {alpha.shape[-1]} rates, got shape {tuple(t.shape)}")
-    weight = _check_positive(alpha, 'alpha')*(1 - eps - _check_within(t, eps))
+    if t.shape[-1:] != alpha.shape[-1:]:
+        raise ValueError(
+            f"t must have a time for each of {alpha.shape[-1]} rates, got shape {tuple(t.shape)}"
+        )
+    weight = _check_positive(alpha, 'alpha') * (1 - eps - _check_within(t, eps))
     S = weight.sum(-1, keepdim=True)
-    if not (S > 0).all(): raise ValueError(f"t must leave a token to move, got the noise corner {1 - eps:g}")
-    return weight/S
+    if not (S > 0).all():
+        raise ValueError(f"t must leave a token to move, got the noise corner {1 - eps:g}")
+    return weight / S
 
 # %% ../nbs/theory/02_paths.ipynb #3f0fde77
-def sample_environment(n:int, # number of environments
-    tokens:int, # number of tokens N
-    shape:float|Tensor=1., # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
-    generator:torch.Generator|None=None, # of the draw, on whose device the result lies
-    dtype:torch.dtype=torch.float64, # of the result
-)->Tensor: # alpha, (n, tokens)
+def sample_environment(
+    n: int,  # number of environments
+    tokens: int,  # number of tokens N
+    shape: float
+    | Tensor = 1.0,  # Gamma shape of the rates; 1 is the paper, (N,) gives each token its own
+    generator: torch.Generator | None = None,  # of the draw, on whose device the result lies
+    dtype: torch.dtype = torch.float64,  # of the result
+) -> Tensor:  # alpha, (n, tokens)
     """Independent clock rates $\\alpha_i\\sim\\mathrm{Gamma}(k)$; the paper's environment is k = 1 (Definition 4).
 
     Rates that would underflow are the smallest normal number of `dtype`: in double precision less than one in a million while k > 0.02.
     Raises `ValueError` for a shape that is not positive or does not match the number of tokens."""
     k = torch.as_tensor(shape, dtype=dtype, device=generator.device if generator else 'cpu')
-    if k.dim() and k.shape != (tokens,): raise ValueError(f"shape must be a number or have {tokens} entries, got shape {tuple(k.shape)}")
+    if k.dim() and k.shape != (tokens,):
+        raise ValueError(
+            f"shape must be a number or have {tokens} entries, got shape {tuple(k.shape)}"
+        )
     _check_positive(k.reshape(-1), 'shape')
     return torch._standard_gamma(k.expand(n, tokens), generator=generator)
 
 # %% ../nbs/theory/02_paths.ipynb #0ca68b33
-def walk(alpha:Tensor, # positive clock rates, (..., N)
-    K:int, # ticks of each clock
-    generator:torch.Generator|None=None, # of the draw
-)->tuple[Tensor, Tensor]: # who moves at each step, integers (..., N*K), and when it rang, ascending
+def walk(
+    alpha: Tensor,  # positive clock rates, (..., N)
+    K: int,  # ticks of each clock
+    generator: torch.Generator | None = None,  # of the draw
+) -> tuple[
+    Tensor, Tensor
+]:  # who moves at each step, integers (..., N*K), and when it rang, ascending
     """The monotone random walk as the order in which $NK$ exponential clocks ring (the law of paper Eq. 14, exactly).
 
     Raises `ValueError` for rates that are not positive and for `K` below 1."""
     _check_positive(alpha, 'alpha')
-    if K < 1: raise ValueError(f"K must be at least 1, got {K}")
-    clocks = torch.empty(*alpha.shape, K, dtype=torch.float64, device=alpha.device).exponential_(generator=generator)
-    times, order = (clocks/alpha[..., None]).flatten(-2).sort()
-    return order//K, times
+    if K < 1:
+        raise ValueError(f"K must be at least 1, got {K}")
+    clocks = torch.empty(*alpha.shape, K, dtype=torch.float64, device=alpha.device).exponential_(
+        generator=generator
+    )
+    times, order = (clocks / alpha[..., None]).flatten(-2).sort()
+    return order // K, times
 
 # %% ../nbs/theory/02_paths.ipynb #457673c3
-def counts(moves:Tensor, # who moves at each step, integers (..., N*K)
-    steps:Tensor, # step numbers in [0, N*K], ascending integers, (T,)
-    tokens:int, # number of tokens N
-)->Tensor: # how often each token has moved within the first so many steps, (..., T, N)
+def counts(
+    moves: Tensor,  # who moves at each step, integers (..., N*K)
+    steps: Tensor,  # step numbers in [0, N*K], ascending integers, (T,)
+    tokens: int,  # number of tokens N
+) -> Tensor:  # how often each token has moved within the first so many steps, (..., T, N)
     """Where a walk stands after the steps asked for.
 
     Raises `ValueError` for step numbers that are out of order or out of range, and for moves of more tokens than `tokens`."""
-    if moves.numel() and moves.max() >= tokens: raise ValueError(f"tokens must exceed every move, got {tokens} and a move of token {moves.max()}")
+    if moves.numel() and moves.max() >= tokens:
+        raise ValueError(
+            f"tokens must exceed every move, got {tokens} and a move of token {moves.max()}"
+        )
     total, T = moves.shape[-1], len(steps)
     if T and not (0 <= steps[0] and steps[-1] <= total and (steps.diff() >= 0).all()):
-        raise ValueError(f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else f'{T} numbers from {steps.min()} to {steps.max()}'}")
-    row = torch.searchsorted(steps, torch.arange(total, device=steps.device), right=True)    # the first that has seen the move
-    table = moves.new_zeros(*moves.shape[:-1], (T + 1)*tokens)
-    table.scatter_add_(-1, row*tokens + moves, torch.ones_like(moves))
+        raise ValueError(
+            f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else f'{T} numbers from {steps.min()} to {steps.max()}'}"
+        )
+    row = torch.searchsorted(
+        steps, torch.arange(total, device=steps.device), right=True
+    )  # the first that has seen the move
+    table = moves.new_zeros(*moves.shape[:-1], (T + 1) * tokens)
+    table.scatter_add_(-1, row * tokens + moves, torch.ones_like(moves))
     return table.unflatten(-1, (T + 1, tokens)).cumsum(-2)[..., :T, :]
 
 # %% ../nbs/theory/02_paths.ipynb #a32bedc2
-def physical_time(alpha:Tensor, # positive clock rates, (..., N)
-    sigma:Tensor|float, # auxiliary times, at least 0, broadcastable to (...)
-)->Tensor: # tau in [0, N], (...)
+def physical_time(
+    alpha: Tensor,  # positive clock rates, (..., N)
+    sigma: Tensor | float,  # auxiliary times, at least 0, broadcastable to (...)
+) -> Tensor:  # tau in [0, N], (...)
     """Physical time from auxiliary time, $\\tau(\\sigma)=N-\\sum_i e^{-\\alpha_i\\sigma}$ (paper Eq. 28).
 
     Raises `ValueError` for rates that are not positive, a negative `sigma`, or shapes that do not match."""
     sigma = _check_fits(alpha, sigma, 'sigma')
-    if not (sigma >= 0).all(): raise ValueError(f"sigma must be at least 0, got {sigma.min().item():g}")
-    return -torch.expm1(-alpha*sigma[..., None]).sum(-1)
+    if not (sigma >= 0).all():
+        raise ValueError(f"sigma must be at least 0, got {sigma.min().item():g}")
+    return -torch.expm1(-alpha * sigma[..., None]).sum(-1)
 
 # %% ../nbs/theory/02_paths.ipynb #4b854063
 def _log_left(h):
     "Log of the mean of `e^-h` over the tokens, exact to rounding near 0 (little has gone) and far below (little is left)."
     gone = -torch.expm1(-h).mean(-1)
-    return torch.where(gone < .5, torch.log1p(-gone), torch.logsumexp(-h, -1) - math.log(h.shape[-1]))
+    return torch.where(
+        gone < 0.5, torch.log1p(-gone), torch.logsumexp(-h, -1) - math.log(h.shape[-1])
+    )
+
 
 @torch.no_grad()
-def auxiliary_time(alpha:Tensor, # positive clock rates, (..., N)
-    tau:Tensor|float, # physical times in [0, N], broadcastable to (...)
-)->Tensor: # sigma in [0, inf], (...); no gradient flows through it
+def auxiliary_time(
+    alpha: Tensor,  # positive clock rates, (..., N)
+    tau: Tensor | float,  # physical times in [0, N], broadcastable to (...)
+) -> Tensor:  # sigma in [0, inf], (...); no gradient flows through it
     """Auxiliary time from physical time: the inverse of @eq-path-physical by a monotone Newton iteration.
 
     Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that do not match."""
     tau, N = _check_fits(alpha, tau, 'tau'), alpha.shape[-1]
-    if not ((tau >= 0) & (tau <= N)).all(): raise ValueError(f"tau must lie in [0, {N}], got values from {tau.min().item():g} to {tau.max().item():g}")
+    if not ((tau >= 0) & (tau <= N)).all():
+        raise ValueError(
+            f"tau must lie in [0, {N}], got values from {tau.min().item():g} to {tau.max().item():g}"
+        )
     tau = tau.expand(torch.broadcast_shapes(tau.shape, alpha.shape[:-1]))
-    target = torch.where(tau < N/2, torch.log1p(-tau/N), ((N - tau)/N).log())
-    sigma, tolerance = torch.zeros_like(tau), -32*torch.finfo(tau.dtype).eps*target
+    target = torch.where(tau < N / 2, torch.log1p(-tau / N), ((N - tau) / N).log())
+    sigma, tolerance = torch.zeros_like(tau), -32 * torch.finfo(tau.dtype).eps * target
     for _ in range(200):
-        h = alpha*sigma[..., None]
+        h = alpha * sigma[..., None]
         short = (_log_left(h) - target).masked_fill(tau == N, 0)
-        sigma = sigma + short/(torch.softmax(-h, -1)*alpha).sum(-1)
-        if (short <= tolerance).all(): break
+        sigma = sigma + short / (torch.softmax(-h, -1) * alpha).sum(-1)
+        if (short <= tolerance).all():
+            break
     return sigma.masked_fill(tau == N, math.inf)
 
 # %% ../nbs/theory/02_paths.ipynb #dcd006b2
-def hazards(t:Tensor, # token times in [eps, 1 - eps], any shape
-    eps:float=0., # distance from the corners of the cube
-)->Tensor: # h in [0, inf], of the shape of `t`
+def hazards(
+    t: Tensor,  # token times in [eps, 1 - eps], any shape
+    eps: float = 0.0,  # distance from the corners of the cube
+) -> Tensor:  # h in [0, inf], of the shape of `t`
     """The cumulative hazards $h_i=\\log\\frac{1-2\\varepsilon}{1-\\varepsilon-t_i}$ of token times (paper Eq. 31).
 
     Exact to rounding near both ends. Raises `ValueError` for times outside [eps, 1 - eps]."""
-    gone = (_check_within(t, eps) - eps)/(1 - 2*eps)
-    return torch.where(gone < .5, -torch.log1p(-gone), -((1 - eps - t)/(1 - 2*eps)).log())
+    gone = (_check_within(t, eps) - eps) / (1 - 2 * eps)
+    return torch.where(gone < 0.5, -torch.log1p(-gone), -((1 - eps - t) / (1 - 2 * eps)).log())
 
 # %% ../nbs/theory/02_paths.ipynb #671eeee4
-def token_times(h:Tensor, # cumulative hazards, at least 0, any shape
-    eps:float=0., # distance from the corners of the cube
-)->Tensor: # token times in [eps, 1 - eps], of the shape of `h`
+def token_times(
+    h: Tensor,  # cumulative hazards, at least 0, any shape
+    eps: float = 0.0,  # distance from the corners of the cube
+) -> Tensor:  # token times in [eps, 1 - eps], of the shape of `h`
     """The token times with given hazards, $t_i=(1-\\varepsilon)-(1-2\\varepsilon)e^{-h_i}$ (paper Eq. 27 with $h=\\alpha\\sigma$).
 
     Raises `ValueError` for a negative hazard or `eps` outside [0, 1/2)."""
-    if not (h >= 0).all(): raise ValueError(f"h must be at least 0, got {h.min().item():g}")
+    if not (h >= 0).all():
+        raise ValueError(f"h must be at least 0, got {h.min().item():g}")
     return torch.lerp(h.new_tensor(_check_eps(eps)), h.new_tensor(1 - eps), -torch.expm1(-h))
 
 # %% ../nbs/theory/02_paths.ipynb #90abf36d
 @torch.no_grad()
-def path(alpha:Tensor, # positive clock rates, (..., N)
-    tau:Tensor|float, # physical times in [0, N], broadcastable to (...)
-    eps:float=0., # distance of start and end from the corners of the cube
-)->Tensor: # token times y(tau), (..., N); no gradient flows through them
+def path(
+    alpha: Tensor,  # positive clock rates, (..., N)
+    tau: Tensor | float,  # physical times in [0, N], broadcastable to (...)
+    eps: float = 0.0,  # distance of start and end from the corners of the cube
+) -> Tensor:  # token times y(tau), (..., N); no gradient flows through them
     """The fluid limit $\\mathbf y(\\tau)$ of the walk in closed form (paper Eq. 27).
 
     Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that do not match."""
-    return token_times(alpha*auxiliary_time(alpha, tau)[..., None], eps)
+    return token_times(alpha * auxiliary_time(alpha, tau)[..., None], eps)
 
 # %% ../nbs/theory/02_paths.ipynb #7478907e
-def transition_probabilities(h:Tensor, # positive, finite cumulative hazards, (..., N)
-)->Tensor: # p_i, which sum to 1 over the tokens, (..., N)
+def transition_probabilities(
+    h: Tensor,  # positive, finite cumulative hazards, (..., N)
+) -> Tensor:  # p_i, which sum to 1 over the tokens, (..., N)
     """The universal transition probabilities $p_i=(1-\\varepsilon-y_i)h_i/L$ (paper Eq. 29) as a softmax of $\\log h-h$.
 
     Raises `ValueError` for hazards that are not positive and finite."""

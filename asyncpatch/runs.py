@@ -12,13 +12,6 @@ __all__ = ['SCALES', 'PLACES', 'CHIPS', 'HEAVY', 'BOX', 'RECIPES', 'SOURCES', 'A
            'Configuration', 'configured', 'network_of', 'dry_run', 'train_configured', 'commands', 'agreement']
 
 # %% ../nbs/library/24_runs.ipynb #e5e9c378
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from functools import cache, partial
-from multiprocessing import get_context
-from pathlib import Path
 import base64
 import hashlib
 import importlib.util
@@ -29,6 +22,13 @@ import re
 import sys
 import time
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,81 +36,140 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder, autoencoder_loss
-from .data import Images, TakingTurns, digits, imagenet64, imagenet256, leaves, lsun, photo_crops, to_uint8
+from asyncpatch.data import (
+    Images,
+    TakingTurns,
+    digits,
+    imagenet64,
+    imagenet256,
+    leaves,
+    lsun,
+    photo_crops,
+    to_uint8,
+)
 from .schedules import Denoiser
 from .timesteps import LAWS, synchronous
-from .training import MaskedVelocity, Uncertainty, Velocity, describe, environment, fit, training_masks
+from asyncpatch.training import (
+    MaskedVelocity,
+    Uncertainty,
+    Velocity,
+    describe,
+    environment,
+    fit,
+    training_masks,
+)
 from .unet import UNet, count_parameters
 from .weights import SHIPPED, load, write_atomically
 
 # %% ../nbs/library/24_runs.ipynb #1a9d3c43
-SCALES = ('smoke', 'digits', 'leaves16', 'leaves', 'leaves64', 'photos', 'imagenet64', 'imagenet256', 'lsun')
+SCALES = (
+    'smoke',
+    'digits',
+    'leaves16',
+    'leaves',
+    'leaves64',
+    'photos',
+    'imagenet64',
+    'imagenet256',
+    'lsun',
+)
 
-def scale()->str: # one of `SCALES`
+
+def scale() -> str:  # one of `SCALES`
     "The scale to run at: `ASYNCPATCH_SCALE`, else `smoke` in tests and `digits` elsewhere. Raises `ValueError` for an unknown one."
-    wanted = os.environ.get('ASYNCPATCH_SCALE') or ('smoke' if os.environ.get('IN_TEST') else 'digits')
-    if wanted not in SCALES: raise ValueError(f"ASYNCPATCH_SCALE must be one of {', '.join(SCALES)}, got {wanted!r}")
+    wanted = os.environ.get('ASYNCPATCH_SCALE') or (
+        'smoke' if os.environ.get('IN_TEST') else 'digits'
+    )
+    if wanted not in SCALES:
+        raise ValueError(f"ASYNCPATCH_SCALE must be one of {', '.join(SCALES)}, got {wanted!r}")
     return wanted
 
 # %% ../nbs/library/24_runs.ipynb #21c7f6b1
-def part()->str: # "quick" or "full"
+def part() -> str:  # "quick" or "full"
     "The part to run: `ASYNCPATCH_PART`, else `quick`. Raises `ValueError` for an unknown one."
     wanted = os.environ.get('ASYNCPATCH_PART') or 'quick'
-    if wanted not in ('quick', 'full'): raise ValueError(f"ASYNCPATCH_PART must be quick or full, got {wanted!r}")
+    if wanted not in ('quick', 'full'):
+        raise ValueError(f"ASYNCPATCH_PART must be quick or full, got {wanted!r}")
     return wanted
 
 # %% ../nbs/library/24_runs.ipynb #b938e9a4
-def checkout(start:str|Path|None=None, # where to look from; the working directory if not given
-)->Path: # the root of the checkout
+def checkout(
+    start: str | Path | None = None,  # where to look from; the working directory if not given
+) -> Path:  # the root of the checkout
     "The nearest folder upwards that holds `settings.ini` and `nbs/`. Raises `FileNotFoundError` where there is none."
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder/'settings.ini').is_file() and (folder/'nbs').is_dir(): return folder
-    raise FileNotFoundError(f"no checkout of asyncpatch at {here} or above it: figures and tables are made by its notebooks; clone the repository and run there")
+        if (folder / 'settings.ini').is_file() and (folder / 'nbs').is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no checkout of asyncpatch at {here} or above it: figures and tables are made by its notebooks; clone the repository and run there"
+    )
 
 # %% ../nbs/library/24_runs.ipynb #df1266df
-def products_folder(scale:str, # one of `SCALES`
-    part:str='full', # "quick" or "full"
-)->Path: # where figures, tables and records go
+def products_folder(
+    scale: str,  # one of `SCALES`
+    part: str = 'full',  # "quick" or "full"
+) -> Path:  # where figures, tables and records go
     "`figures/<scale>/`, or `figures/<scale>/quick/`, below `ASYNCPATCH_OUT` or the checkout; a run at `smoke` writes among the temporary files."
-    if scale == 'smoke': return runs_folder('smoke')/'figures'
-    out = Path(os.environ.get('ASYNCPATCH_OUT') or checkout()/'figures')/scale
-    return out/'quick' if part == 'quick' else out
+    if scale == 'smoke':
+        return runs_folder('smoke') / 'figures'
+    out = Path(os.environ.get('ASYNCPATCH_OUT') or checkout() / 'figures') / scale
+    return out / 'quick' if part == 'quick' else out
 
-def runs_folder(scale:str, # one of `SCALES`
-)->Path: # where this machine keeps what it has computed
+
+def runs_folder(
+    scale: str,  # one of `SCALES`
+) -> Path:  # where this machine keeps what it has computed
     "`runs/<scale>/` below `ASYNCPATCH_RUNS` or the checkout; for `smoke` a temporary folder of this process."
-    if scale == 'smoke': return _scratch()
-    return Path(os.environ.get('ASYNCPATCH_RUNS') or checkout()/'runs')/scale
+    if scale == 'smoke':
+        return _scratch()
+    return Path(os.environ.get('ASYNCPATCH_RUNS') or checkout() / 'runs') / scale
 
 # %% ../nbs/library/24_runs.ipynb #158cca2d
 @cache
 def _scratch():
     "A folder that goes with the process."
-    import atexit, shutil, tempfile
+    import atexit
+    import shutil
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix='asyncpatch-smoke-'))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 # %% ../nbs/library/24_runs.ipynb #afdf075a
-def pack(value:object, # anything made of dicts, lists, numbers, strings, arrays and tensors
-)->object: # the same with arrays packed, ready for JSON
+def pack(
+    value: object,  # anything made of dicts, lists, numbers, strings, arrays and tensors
+) -> object:  # the same with arrays packed, ready for JSON
     "Arrays and tensors as `{'dtype', 'shape', 'zlib'}`, whatever surrounds them kept."
-    if isinstance(value, torch.Tensor): value = value.detach().cpu().numpy()
-    if isinstance(value, np.generic): return value.item()
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, np.ndarray):
-        return dict(dtype=str(value.dtype), shape=list(value.shape), zlib=base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode())
-    if isinstance(value, dict): return {str(k): pack(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [pack(v) for v in value]
+        return dict(
+            dtype=str(value.dtype),
+            shape=list(value.shape),
+            zlib=base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode(),
+        )
+    if isinstance(value, dict):
+        return {str(k): pack(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [pack(v) for v in value]
     return value
 
 # %% ../nbs/library/24_runs.ipynb #f328a377
-def unpack(value:object, # what `pack` made
-)->object: # the same with arrays restored
+def unpack(
+    value: object,  # what `pack` made
+) -> object:  # the same with arrays restored
     "The inverse of `pack`; tensors come back as arrays, tuples as lists."
     if isinstance(value, dict):
         if value.keys() == {'dtype', 'shape', 'zlib'}:
-            return np.frombuffer(zlib.decompress(base64.b64decode(value['zlib'])), value['dtype']).reshape(value['shape']).copy()
+            return (
+                np.frombuffer(zlib.decompress(base64.b64decode(value['zlib'])), value['dtype'])
+                .reshape(value['shape'])
+                .copy()
+            )
         return {k: unpack(v) for k, v in value.items()}
     return [unpack(v) for v in value] if isinstance(value, list) else value
 
@@ -118,154 +177,215 @@ def unpack(value:object, # what `pack` made
 @dataclass
 class Record:
     "What a product was made from and how; `data` holds everything that is drawn."
-    name: str # of the product, such as "tab01"
-    claim: str # what the paper claims, with its place
-    paper: object # the paper's numbers, None where it prints none
-    scale: str # where it was computed
-    part: str # "quick" or "full"
-    config: dict # the configuration that made it
-    config_hash: str # of the configuration
-    data: dict # everything that the figure or table is drawn from
-    n: int | None = None # images behind each number
-    seeds: list = field(default_factory=list) # of training or sampling
-    calls: int | None = None # of the network, per image times images, in all
-    features: str | None = None # what distances were measured on
-    seconds: float = 0. # wall time
-    device: str = '' # what it ran on
-    versions: dict = field(default_factory=dict) # of Python, torch and this package
-    commit: str = '' # of the repository
-    made: str = '' # when, UTC
+
+    name: str  # of the product, such as "tab01"
+    claim: str  # what the paper claims, with its place
+    paper: object  # the paper's numbers, None where it prints none
+    scale: str  # where it was computed
+    part: str  # "quick" or "full"
+    config: dict  # the configuration that made it
+    config_hash: str  # of the configuration
+    data: dict  # everything that the figure or table is drawn from
+    n: int | None = None  # images behind each number
+    seeds: list = field(default_factory=list)  # of training or sampling
+    calls: int | None = None  # of the network, per image times images, in all
+    features: str | None = None  # what distances were measured on
+    seconds: float = 0.0  # wall time
+    device: str = ''  # what it ran on
+    versions: dict = field(default_factory=dict)  # of Python, torch and this package
+    commit: str = ''  # of the repository
+    made: str = ''  # when, UTC
 
 # %% ../nbs/library/24_runs.ipynb #18be2c54
-def config_hash(config:dict, # anything that JSON can say
-)->str: # twelve hexadecimal digits
+def config_hash(
+    config: dict,  # anything that JSON can say
+) -> str:  # twelve hexadecimal digits
     "A fingerprint of a configuration: SHA-256 of its JSON with sorted keys."
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/library/24_runs.ipynb #573a9d01
-def save_record(record:Record, # what to write
-    folder:str|Path, # where; the file is named like the product
-)->Path: # the file
+def save_record(
+    record: Record,  # what to write
+    folder: str | Path,  # where; the file is named like the product
+) -> Path:  # the file
     "Write a record as JSON, atomically."
-    return write_atomically(Path(folder)/f'{record.name}.json', json.dumps(pack(asdict(record)), indent=1) + '\n')
+    return write_atomically(
+        Path(folder) / f'{record.name}.json', json.dumps(pack(asdict(record)), indent=1) + '\n'
+    )
 
 # %% ../nbs/library/24_runs.ipynb #3ef6ab91
-def load_record(path:str|Path, # a file that `save_record` wrote
-)->Record: # with its arrays restored
+def load_record(
+    path: str | Path,  # a file that `save_record` wrote
+) -> Record:  # with its arrays restored
     """Read a record.
 
     Raises `FileNotFoundError`, and `ValueError` for a file that is no record or whose hash does not fit its configuration."""
-    try: record = Record(**unpack(json.loads(Path(path).read_text(encoding='utf-8'))))
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError, zlib.error) as e: raise ValueError(f"{path} is not a readable record ({e})") from e
-    if record.config_hash != config_hash(record.config): raise ValueError(f"{path}: its configuration was changed after it was made")
+    try:
+        record = Record(**unpack(json.loads(Path(path).read_text(encoding='utf-8'))))
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError, zlib.error) as e:
+        raise ValueError(f"{path} is not a readable record ({e})") from e
+    if record.config_hash != config_hash(record.config):
+        raise ValueError(f"{path}: its configuration was changed after it was made")
     return record
 
 # %% ../nbs/library/24_runs.ipynb #e319d16f
-def say(message:str):
+def say(message: str):
     "Tell a person what is going on, on standard error, between progress bars."
     tqdm.write(message, file=sys.stderr)
 
 # %% ../nbs/library/24_runs.ipynb #2307287d
-def accelerator()->torch.device|None: # a GPU or TPU, None where there is only a CPU
+def accelerator() -> torch.device | None:  # a GPU or TPU, None where there is only a CPU
     "The accelerator of this machine, through CUDA, MPS, TorchTPU or XLA; a TPU of TorchTPU's is made known to accelerate."
-    if importlib.util.find_spec('torch_xla') and os.environ.get('PJRT_DEVICE') == 'TPU': return torch.device('xla')
+    if importlib.util.find_spec('torch_xla') and os.environ.get('PJRT_DEVICE') == 'TPU':
+        return torch.device('xla')
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if found is not None and found.type == 'tpu': os.environ['ACCELERATE_TORCH_DEVICE'] = 'tpu'
+    if found is not None and found.type == 'tpu':
+        os.environ['ACCELERATE_TORCH_DEVICE'] = 'tpu'
     return found
 
 # %% ../nbs/library/24_runs.ipynb #63bbf795
 PLACES = ('here', 'process', 'slurm', 'xla')
 
-def send(function:Callable, # the work; what it is given and returns must survive pickling
-    *args, # its arguments
-    where:str='here', # one of `PLACES`
-    processes:int=1, # on each node, each with a device of its own
-    nodes:int=1, # of a cluster
-    hours:float=24., # after which the job is stopped; what it had stored is kept
-    folder:str|Path|None=None, # for logs; `runs/jobs` if not given
-    **resources, # further parameters of submitit, such as `slurm_partition`
-)->object: # what the function returned, in the first process if there are several
+
+def send(
+    function: Callable,  # the work; what it is given and returns must survive pickling
+    *args,  # its arguments
+    where: str = 'here',  # one of `PLACES`
+    processes: int = 1,  # on each node, each with a device of its own
+    nodes: int = 1,  # of a cluster
+    hours: float = 24.0,  # after which the job is stopped; what it had stored is kept
+    folder: str | Path | None = None,  # for logs; `runs/jobs` if not given
+    **resources,  # further parameters of submitit, such as `slurm_partition`
+) -> object:  # what the function returned, in the first process if there are several
     """Run `function(*args)` where it is wanted, wait for it, and return what it returned.
 
     Raises `ValueError` for a place that does not exist or cannot hold so many processes, and `RuntimeError`, with its last words and the place of its log, for work that failed elsewhere."""
-    if where not in PLACES: raise ValueError(f"where must be one of {', '.join(PLACES)}, got {where!r}")
-    if where in ('here', 'xla') and processes*nodes != 1: raise ValueError(f"processes and nodes must be 1 for where={where!r}, got {processes} and {nodes}; several need where='process' or 'slurm'")
-    if where == 'process' and nodes != 1: raise ValueError(f"nodes must be 1 for where='process', got {nodes}")
-    if accelerator() is None and where == 'xla': say('no TPU: XLA compiles for the CPU')
-    if where == 'here': return function(*args)
+    if where not in PLACES:
+        raise ValueError(f"where must be one of {', '.join(PLACES)}, got {where!r}")
+    if where in ('here', 'xla') and processes * nodes != 1:
+        raise ValueError(
+            f"processes and nodes must be 1 for where={where!r}, got {processes} and {nodes}; several need where='process' or 'slurm'"
+        )
+    if where == 'process' and nodes != 1:
+        raise ValueError(f"nodes must be 1 for where='process', got {nodes}")
+    if accelerator() is None and where == 'xla':
+        say('no TPU: XLA compiles for the CPU')
+    if where == 'here':
+        return function(*args)
     folder = Path(folder or runs_folder('jobs')).resolve()
-    if where == 'xla': return _on_every_chip(function, args, folder)
-    return _submitted(function, args, where, folder, dict(tasks_per_node=processes, nodes=nodes, timeout_min=max(1, round(60*hours)), gpus_per_node=_gpus(where, processes), **resources))
+    if where == 'xla':
+        return _on_every_chip(function, args, folder)
+    return _submitted(
+        function,
+        args,
+        where,
+        folder,
+        dict(
+            tasks_per_node=processes,
+            nodes=nodes,
+            timeout_min=max(1, round(60 * hours)),
+            gpus_per_node=_gpus(where, processes),
+            **resources,
+        ),
+    )
 
 # %% ../nbs/library/24_runs.ipynb #ecf79fc6
 def _gpus(where, processes):
     "GPUs to ask for: one per process; on this machine not more than there are."
     return processes if where == 'slurm' else min(processes, torch.cuda.device_count())
 
+
 def _submitted(function, args, where, folder, parameters):
     "Send with submitit and wait."
     from submitit import AutoExecutor
     from submitit.core.utils import UncompletedJobError
+
     executor = AutoExecutor(folder, cluster='local' if where == 'process' else where)
     executor.update_parameters(**parameters)
     job = executor.submit(_in_company, function, args)
     say(f'job {job.job_id} sent; its log: {job.paths.stderr}')
-    try: return job.results()[0]
+    try:
+        return job.results()[0]
     except UncompletedJobError as e:
         words = [line.strip() for line in str(e).splitlines() if line.strip()]
-        error = next((line for line in reversed(words) if re.match(r'[\w.]*(Error|Exception|Interrupt)\b', line)), words[0])
+        error = next(
+            (
+                line
+                for line in reversed(words)
+                if re.match(r'[\w.]*(Error|Exception|Interrupt)\b', line)
+            ),
+            words[0],
+        )
         raise RuntimeError(f"job {job.job_id} failed: {error} (log: {job.paths.stderr})") from e
+
 
 def _in_company(function, args):
     "The work of one process of a job: find the others, then do it."
     from submitit import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
+
     if JobEnvironment().num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if accelerator() is None: os.environ['ACCELERATE_USE_CPU'] = 'true'
+        if accelerator() is None:
+            os.environ['ACCELERATE_USE_CPU'] = 'true'
     result = function(*args)
     return result if JobEnvironment().global_rank == 0 else None
 
 # %% ../nbs/library/24_runs.ipynb #dc38f0ee
 def _on_every_chip(function, args, folder):
     "A process for every chip of this TPU host; the first leaves what came out."
-    import cloudpickle, torch_xla
+    import cloudpickle
+    import torch_xla
+
     folder.mkdir(parents=True, exist_ok=True)
-    work = folder/f'xla-{os.getpid()}-{time.monotonic_ns()}.pkl'
+    work = folder / f'xla-{os.getpid()}-{time.monotonic_ns()}.pkl'
     work.write_bytes(cloudpickle.dumps((function, args)))
     try:
         torch_xla.launch(_one_chip, args=(str(work),))
         return cloudpickle.loads(work.with_suffix('.out').read_bytes())
     finally:
-        for file in (work, work.with_suffix('.out')): file.unlink(missing_ok=True)
+        for file in (work, work.with_suffix('.out')):
+            file.unlink(missing_ok=True)
+
 
 def _one_chip(index, work):
     "The work of one chip."
     import cloudpickle
+
     function, args = cloudpickle.loads(Path(work).read_bytes())
     result = function(*args)
-    if index == 0: Path(work).with_suffix('.out').write_bytes(cloudpickle.dumps(result))
+    if index == 0:
+        Path(work).with_suffix('.out').write_bytes(cloudpickle.dumps(result))
 
 # %% ../nbs/library/24_runs.ipynb #ca3da577
-def operations(call:Callable, # computes something on the meta device, given nothing
-)->int: # floating-point operations of its products and convolutions
+def operations(
+    call: Callable,  # computes something on the meta device, given nothing
+) -> int:  # floating-point operations of its products and convolutions
     "Operations of what `call` computes; a backward pass inside counts too. Counted by PyTorch's `FlopCounterMode`."
-    with torch.device('meta'), FlopCounterMode(display=False) as counter: call()
+    with torch.device('meta'), FlopCounterMode(display=False) as counter:
+        call()
     return counter.get_total_flops()
 
 # %% ../nbs/library/24_runs.ipynb #1c3b961e
 @cache
 def _forward_and_training(config, size):
     "Operations for one image, once through, and forth and back; the configuration comes as JSON to be remembered."
-    with torch.device('meta'): net = UNet(**json.loads(config))
-    arguments = [torch.empty(1, net.channels, size, size, device='meta'), torch.empty(1, 1, size, size, device='meta')]
-    if net.classes: arguments.append(torch.zeros(1, dtype=torch.long, device='meta'))
+    with torch.device('meta'):
+        net = UNet(**json.loads(config))
+    arguments = [
+        torch.empty(1, net.channels, size, size, device='meta'),
+        torch.empty(1, 1, size, size, device='meta'),
+    ]
+    if net.classes:
+        arguments.append(torch.zeros(1, dtype=torch.long, device='meta'))
     return operations(lambda: net(*arguments)), operations(lambda: net(*arguments).sum().backward())
 
-def network_operations(net:dict, # configuration of a `UNet`
-    size:int, # side of the images, pixels
-    training:bool=False, # forth and back instead of forth only
-)->int: # per image
+
+def network_operations(
+    net: dict,  # configuration of a `UNet`
+    size: int,  # side of the images, pixels
+    training: bool = False,  # forth and back instead of forth only
+) -> int:  # per image
     "Operations of a `UNet` for one image with a time for every pixel."
     return _forward_and_training(json.dumps(net, sort_keys=True), size)[bool(training)]
 
@@ -273,190 +393,308 @@ def network_operations(net:dict, # configuration of a `UNet`
 @dataclass(frozen=True)
 class Chip:
     "An accelerator: what it could do, and the share of that we assume."
-    name: str # as its driver calls it, or part of that
-    peak: float # bf16 operations per second, dense, by its maker
-    assumed: float = .4 # utilisation, where none was measured
+
+    name: str  # as its driver calls it, or part of that
+    peak: float  # bf16 operations per second, dense, by its maker
+    assumed: float = 0.4  # utilisation, where none was measured
+
 
 CHIPS = {chip.name: chip for chip in (Chip('H200', 989.5e12), Chip('TPU v6e', 918e12))}
 
-def utilisation(chip:str, # one of `CHIPS`
-)->tuple[float, str]: # the share of the peak, and "assumed" or "measured" with the day
+
+def utilisation(
+    chip: str,  # one of `CHIPS`
+) -> tuple[float, str]:  # the share of the peak, and "assumed" or "measured" with the day
     "The utilisation of a chip in training: measured, where a record that ships says so, else assumed. Raises `ValueError` for an unknown chip."
-    if chip not in CHIPS: raise ValueError(f"chip must be one of {', '.join(CHIPS)}, got {chip!r}")
-    try: records = [load_record(path) for path in sorted((checkout()/'figures').glob('*/utilisation.json'))]
-    except FileNotFoundError: records = []
+    if chip not in CHIPS:
+        raise ValueError(f"chip must be one of {', '.join(CHIPS)}, got {chip!r}")
+    try:
+        records = [
+            load_record(path)
+            for path in sorted((checkout() / 'figures').glob('*/utilisation.json'))
+        ]
+    except FileNotFoundError:
+        records = []
     for record in records:
-        if chip in record.device: return max(record.data['utilisation'].values()), f'measured {record.made[:10]}'
+        if chip in record.device:
+            return max(record.data['utilisation'].values()), f'measured {record.made[:10]}'
     return CHIPS[chip].assumed, 'assumed'
 
 # %% ../nbs/library/24_runs.ipynb #bf73f876
-def chip_hours(operations:float, # how many
-    chip:str, # one of `CHIPS`
-    share:float|None=None, # of the peak; `utilisation(chip)` if not given
-)->float: # hours of one chip
+def chip_hours(
+    operations: float,  # how many
+    chip: str,  # one of `CHIPS`
+    share: float | None = None,  # of the peak; `utilisation(chip)` if not given
+) -> float:  # hours of one chip
     "Hours that operations take on one chip: operations / (share x peak)."
-    return operations/CHIPS[chip].peak/(utilisation(chip)[0] if share is None else share)/3600
+    return operations / CHIPS[chip].peak / (utilisation(chip)[0] if share is None else share) / 3600
 
-def price(operations:float, # how many
-)->str: # a sentence's worth
+
+def price(
+    operations: float,  # how many
+) -> str:  # a sentence's worth
     "Operations and hours on every chip, with where the utilisation comes from."
-    hours = [f'{chip_hours(operations, chip):,.2g} h on one {chip} at {share:.0%} of its peak ({source})' for chip in CHIPS for share, source in [utilisation(chip)]]
+    hours = [
+        f'{chip_hours(operations, chip):,.2g} h on one {chip} at {share:.0%} of its peak ({source})'
+        for chip in CHIPS
+        for share, source in [utilisation(chip)]
+    ]
     return f"{operations:.2g} operations: {', '.join(hours)}"
 
 # %% ../nbs/library/24_runs.ipynb #8674b4c5
-def training_operations(net:dict, # configuration of a `UNet`
-    size:int, # side of the images, pixels
-    steps:int, # of the optimiser
-    batch:int, # images in a step
-)->int: # in all
+def training_operations(
+    net: dict,  # configuration of a `UNet`
+    size: int,  # side of the images, pixels
+    steps: int,  # of the optimiser
+    batch: int,  # images in a step
+) -> int:  # in all
     "Operations of a training run."
-    return network_operations(net, size, training=True)*steps*batch
+    return network_operations(net, size, training=True) * steps * batch
 
 # %% ../nbs/library/24_runs.ipynb #4d0b0aa4
-HEAVY = 5e14      # operations: some three hours of a core at 50 GFLOP/s
+HEAVY = 5e14  # operations: some three hours of a core at 50 GFLOP/s
+
 
 class Product:
     "A figure or table with its record: `make()` computes what is missing, writes record and drawing, and returns the record."
-    def __init__(self,
-        name:str, # such as "fig03" or "tab01"
-        claim:str, # what the paper claims, with its place
-        config:Callable, # `config(scale, part)`, a dict that JSON can say
-        compute:Callable, # `compute(config)`, the record's data, with optional n, seeds, calls and features beside
-        draw:Callable, # `draw(record)`, a matplotlib figure, a `Table`, or an animation as bytes of a GIF
-        paper:object=None, # the paper's numbers
-        work:Callable|None=None, # `work(config)`, operations that it takes, for those that may want an accelerator
-    ):
-        self.name, self.claim, self.config, self.compute, self.draw, self.paper, self.work = name, claim, config, compute, draw, paper, work
 
-    def make(self, scale:str|None=None, part:str|None=None, where:str='here', **resources)->Record|None:
+    def __init__(
+        self,
+        name: str,  # such as "fig03" or "tab01"
+        claim: str,  # what the paper claims, with its place
+        config: Callable,  # `config(scale, part)`, a dict that JSON can say
+        compute: Callable,  # `compute(config)`, the record's data, with optional n, seeds, calls and features beside
+        draw: Callable,  # `draw(record)`, a matplotlib figure, a `Table`, or an animation as bytes of a GIF
+        paper: object = None,  # the paper's numbers
+        work: Callable
+        | None = None,  # `work(config)`, operations that it takes, for those that may want an accelerator
+    ):
+        self.name, self.claim, self.config, self.compute, self.draw, self.paper, self.work = (
+            name,
+            claim,
+            config,
+            compute,
+            draw,
+            paper,
+            work,
+        )
+
+    def make(
+        self, scale: str | None = None, part: str | None = None, where: str = 'here', **resources
+    ) -> Record | None:
         "Compute (or take up) the record at a scale, write it and its drawing, and return it; `where` and `resources` are those of `send`. What is too heavy for this machine is priced, and the record that ships is returned, or None."
         scale, part = scale or globals()['scale'](), part or globals()['part']()
         config = self.config(scale, part)
-        kept = runs_folder(scale)/'products'/f'{self.name}-{config_hash(config)}'
-        if (kept/f'{self.name}.json').is_file():
-            record = load_record(kept/f'{self.name}.json')
+        kept = runs_folder(scale) / 'products' / f'{self.name}-{config_hash(config)}'
+        if (kept / f'{self.name}.json').is_file():
+            record = load_record(kept / f'{self.name}.json')
             say(f'{self.name}: taken up from {kept}, made {record.made}')
         elif where != 'slurm' and self.heavy(config):
             record = self.shipped(scale)
-            say(f"{self.name} at {scale} is work for an accelerator, and there is none: {price(self.work(config))}. " + ('No record of it ships yet.' if record is None else f'The record that ships is shown, made {record.made} on {record.device}.'))
+            say(
+                f"{self.name} at {scale} is work for an accelerator, and there is none: {price(self.work(config))}. "
+                + (
+                    'No record of it ships yet.'
+                    if record is None
+                    else f'The record that ships is shown, made {record.made} on {record.device}.'
+                )
+            )
             return record
         else:
             record = send(self._compute, scale, part, config, where=where, **resources)
             save_record(record, kept)
         save_product(self.draw(record), record, products_folder(scale, part))
-        if part == 'quick': self.compare(record)
+        if part == 'quick':
+            self.compare(record)
         return record
 
-    def heavy(self, config:dict)->bool:
+    def heavy(self, config: dict) -> bool:
         "Whether this machine should not try: more operations than `HEAVY`, and no accelerator."
         return self.work is not None and self.work(config) > HEAVY and accelerator() is None
 
-    def compare(self, record:Record)->list[dict]:
+    def compare(self, record: Record) -> list[dict]:
         "Compare the `cells` of a quick record with those of the full record that ships (`agreement`); keep and say what came out."
         shipped = self.shipped(record.scale)
-        if shipped is None or 'cells' not in record.data or 'cells' not in shipped.data: return []
+        if shipped is None or 'cells' not in record.data or 'cells' not in shipped.data:
+            return []
         rows = agreement(record.data['cells'], shipped.data['cells'])
-        write_atomically(runs_folder(record.scale)/'agreement'/f'{self.name}.json', json.dumps(rows, indent=1))
-        say(f"{self.name}: {sum(row['agrees'] for row in rows)} of {len(rows)} numbers agree with the shipped record")
+        write_atomically(
+            runs_folder(record.scale) / 'agreement' / f'{self.name}.json',
+            json.dumps(rows, indent=1),
+        )
+        say(
+            f"{self.name}: {sum(row['agrees'] for row in rows)} of {len(rows)} numbers agree with the shipped record"
+        )
         return rows
 
     def _compute(self, scale, part, config):
         began = time.monotonic()
         result = dict(self.compute(config))
         about = {k: result.pop(k) for k in ('n', 'seeds', 'calls', 'features') if k in result}
-        return Record(self.name, self.claim, self.paper, scale, part, json.loads(json.dumps(config)), config_hash(config), unpack(pack(result)),
-                      seconds=round(time.monotonic() - began, 1), made=datetime.now(timezone.utc).isoformat(timespec='seconds'), **about, **environment())
+        return Record(
+            self.name,
+            self.claim,
+            self.paper,
+            scale,
+            part,
+            json.loads(json.dumps(config)),
+            config_hash(config),
+            unpack(pack(result)),
+            seconds=round(time.monotonic() - began, 1),
+            made=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            **about,
+            **environment(),
+        )
 
-    def shipped(self, scale:str)->Record|None:
+    def shipped(self, scale: str) -> Record | None:
         "The full record that came with the checkout, or None."
-        path = checkout()/'figures'/scale/f'{self.name}.json'
+        path = checkout() / 'figures' / scale / f'{self.name}.json'
         return load_record(path) if path.is_file() else None
 
-    def check(self)->list[str]:
+    def check(self) -> list[str]:
         "Check every shipped record: its configuration is today's and its drawing follows from it. Returns the scales; raises `AssertionError`."
         scales = [s for s in SCALES if self.shipped(s) is not None]
         for s in scales:
             record = self.shipped(s)
-            assert record.config_hash == config_hash(self.config(s, 'full')), f'{self.name} at {s}: made with another configuration than the notebook has now; make it again'
-            check_drawing(self.draw(record), checkout()/'figures'/s/self.name)
+            assert record.config_hash == config_hash(self.config(s, 'full')), (
+                f'{self.name} at {s}: made with another configuration than the notebook has now; make it again'
+            )
+            check_drawing(self.draw(record), checkout() / 'figures' / s / self.name)
         return scales
 
 # %% ../nbs/library/24_runs.ipynb #b1c3c9e0
 @dataclass
 class Table:
     "Rows of cells under a header; strings stay, numbers are formatted by whoever makes the table."
-    header: list # of strings
-    rows: list # of lists of strings
-    note: str = '' # what a reader must know to read it
 
-    def markdown(self)->str:
+    header: list  # of strings
+    rows: list  # of lists of strings
+    note: str = ''  # what a reader must know to read it
+
+    def markdown(self) -> str:
         "As Markdown, with the note below; columns of numbers are set to the right."
         number = lambda cell: re.match(r'[<+±−-]? ?[\d.]|$', str(cell))
-        lines = [self.header, ['---:' if i and all(number(row[i]) for row in self.rows) else '---' for i in range(len(self.header))], *self.rows]
-        return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + (f'\n\n{self.note}\n' if self.note else '\n')
+        lines = [
+            self.header,
+            [
+                '---:' if i and all(number(row[i]) for row in self.rows) else '---'
+                for i in range(len(self.header))
+            ],
+            *self.rows,
+        ]
+        return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + (
+            f'\n\n{self.note}\n' if self.note else '\n'
+        )
 
-    def csv(self)->str:
+    def csv(self) -> str:
         "As CSV, without the note."
         import csv
+
         out = io.StringIO()
         csv.writer(out, lineterminator='\n').writerows([self.header, *self.rows])
         return out.getvalue()
 
-    def _repr_markdown_(self): return self.markdown()
+    def _repr_markdown_(self):
+        return self.markdown()
 
 # %% ../nbs/library/24_runs.ipynb #232754ca
-def save_product(drawing:object, # a `Table`, a matplotlib figure, or the bytes of a GIF
-    record:Record, # what it was drawn from
-    folder:str|Path, # where both go
-)->list[Path]: # the files
+def save_product(
+    drawing: object,  # a `Table`, a matplotlib figure, or the bytes of a GIF
+    record: Record,  # what it was drawn from
+    folder: str | Path,  # where both go
+) -> list[Path]:  # the files
     "Write a drawing and its record side by side."
     folder = Path(folder)
     files = {f'{record.name}{suffix}': content for suffix, content in rendered(drawing).items()}
-    return [write_atomically(folder/name, content) for name, content in files.items()] + [save_record(record, folder)]
+    return [write_atomically(folder / name, content) for name, content in files.items()] + [
+        save_record(record, folder)
+    ]
 
-def rendered(drawing:object, # a `Table`, a matplotlib figure, or the bytes of a GIF
-)->dict: # suffix and content of each file
+
+def rendered(
+    drawing: object,  # a `Table`, a matplotlib figure, or the bytes of a GIF
+) -> dict:  # suffix and content of each file
     "What a drawing looks like as files; a figure is closed."
-    if isinstance(drawing, Table): return {'.md': drawing.markdown(), '.csv': drawing.csv()}
-    if isinstance(drawing, bytes): return {'.gif': drawing}
+    if isinstance(drawing, Table):
+        return {'.md': drawing.markdown(), '.csv': drawing.csv()}
+    if isinstance(drawing, bytes):
+        return {'.gif': drawing}
     import matplotlib.pyplot as plt
+
     out = io.BytesIO()
     drawing.savefig(out, format='png', dpi=110, metadata={'Software': None})
     plt.close(drawing)
     return {'.png': out.getvalue()}
 
 # %% ../nbs/library/24_runs.ipynb #5bceb57f
-def check_drawing(drawing:object, # redrawn from a shipped record
-    path:str|Path, # of the shipped product, without suffix
+def check_drawing(
+    drawing: object,  # redrawn from a shipped record
+    path: str | Path,  # of the shipped product, without suffix
 ):
     "Tables and animations must come out as they were shipped, figures at the same size with the same picture up to rendering. Raises `AssertionError`."
     from PIL import Image
+
     for suffix, content in rendered(drawing).items():
         shipped = Path(f'{path}{suffix}')
         assert shipped.is_file(), f'{shipped} is missing: a record without its product'
         if suffix != '.png':
-            assert shipped.read_bytes() == (content.encode() if isinstance(content, str) else content), f'{shipped} does not follow from its record'
+            assert shipped.read_bytes() == (
+                content.encode() if isinstance(content, str) else content
+            ), f'{shipped} does not follow from its record'
             continue
-        ours, theirs = (np.asarray(Image.open(f).convert('RGB'), dtype=float) for f in (io.BytesIO(content), shipped))
+        ours, theirs = (
+            np.asarray(Image.open(f).convert('RGB'), dtype=float)
+            for f in (io.BytesIO(content), shipped)
+        )
         assert ours.shape == theirs.shape, f'{shipped} has another size than its record draws'
-        assert np.abs(ours - theirs).mean() < 4, f'{shipped} does not look like what its record draws'
+        assert np.abs(ours - theirs).mean() < 4, (
+            f'{shipped} does not look like what its record draws'
+        )
 
 # %% ../nbs/library/24_runs.ipynb #cd804907
-BOX = dict(steps=None, minutes=4, batch=512, lr=1e-3, warmup=200, precision='bf16')      # as many steps as fit
+BOX = dict(
+    steps=None, minutes=4, batch=512, lr=1e-3, warmup=200, precision='bf16'
+)  # as many steps as fit
 
 RECIPES = {
-    'smoke': dict(net=dict(base=8, classes=10), steps=4, batch=16, lr=4e-3, warmup=2, data='digits'),
-    'digits': dict(net=dict(base=16, classes=10), steps=1600, batch=128, lr=8e-3, warmup=100, data='digits'),
-    'leaves16': dict(net=dict(channels=3, base=32, multipliers=[1, 2, 2], blocks=[1, 1, 1], classes=10), steps=1600, batch=64, lr=2e-3, warmup=100, data='leaves16'),
-    'leaves': dict(net=dict(channels=3, base=64, multipliers=[1, 2, 2], blocks=[1, 2, 2], classes=10), **BOX, data='leaves'),
-    'leaves64': dict(net=dict(channels=3, base=32, multipliers=[1, 2, 3, 4], blocks=[1, 2, 2, 2], classes=10), **BOX, data='leaves64'),
-    'photos': dict(net=dict(channels=3, base=64, multipliers=[1, 2, 2], blocks=[1, 2, 2], classes=11), **BOX, data='leaves and photos'),
+    'smoke': dict(
+        net=dict(base=8, classes=10), steps=4, batch=16, lr=4e-3, warmup=2, data='digits'
+    ),
+    'digits': dict(
+        net=dict(base=16, classes=10), steps=1600, batch=128, lr=8e-3, warmup=100, data='digits'
+    ),
+    'leaves16': dict(
+        net=dict(channels=3, base=32, multipliers=[1, 2, 2], blocks=[1, 1, 1], classes=10),
+        steps=1600,
+        batch=64,
+        lr=2e-3,
+        warmup=100,
+        data='leaves16',
+    ),
+    'leaves': dict(
+        net=dict(channels=3, base=64, multipliers=[1, 2, 2], blocks=[1, 2, 2], classes=10),
+        **BOX,
+        data='leaves',
+    ),
+    'leaves64': dict(
+        net=dict(channels=3, base=32, multipliers=[1, 2, 3, 4], blocks=[1, 2, 2, 2], classes=10),
+        **BOX,
+        data='leaves64',
+    ),
+    'photos': dict(
+        net=dict(channels=3, base=64, multipliers=[1, 2, 2], blocks=[1, 2, 2], classes=11),
+        **BOX,
+        data='leaves and photos',
+    ),
 }
 
-def recipe(scale:str, # a scale with a recipe
-)->dict: # arguments of `train`
+
+def recipe(
+    scale: str,  # a scale with a recipe
+) -> dict:  # arguments of `train`
     "What is trained at a scale. Raises `ValueError` where no model is trained yet."
-    if scale not in RECIPES: raise ValueError(f"scale must be one with a recipe ({', '.join(RECIPES)}), got {scale!r}")
+    if scale not in RECIPES:
+        raise ValueError(f"scale must be one with a recipe ({', '.join(RECIPES)}), got {scale!r}")
     return RECIPES[scale]
 
 # %% ../nbs/library/24_runs.ipynb #cd154b5f
@@ -465,171 +703,310 @@ SOURCES = {
     'leaves16': lambda device: leaves(16, device=device),
     'leaves': lambda device: leaves(32, device=device),
     'leaves64': lambda device: leaves(64, count=2**18, device=device),
-    'leaves and photos': lambda device: TakingTurns((leaves(32, device=device), photo_crops(32, label=10, device=device))),
+    'leaves and photos': lambda device: TakingTurns(
+        (leaves(32, device=device), photo_crops(32, label=10, device=device))
+    ),
 }
 
-def images_of(data:str, # one of `SOURCES`
-    device:str|torch.device|None=None, # where images that are computed on demand are computed; where they are asked for if not given
-)->Images: # or anything that gives `Images` for a vector of indices
+
+def images_of(
+    data: str,  # one of `SOURCES`
+    device: str
+    | torch.device
+    | None = None,  # where images that are computed on demand are computed; where they are asked for if not given
+) -> Images:  # or anything that gives `Images` for a vector of indices
     "The images that a recipe names. Raises `ValueError` for unknown ones."
-    if data not in SOURCES: raise ValueError(f"data must be one of {', '.join(SOURCES)}, got {data!r}")
+    if data not in SOURCES:
+        raise ValueError(f"data must be one of {', '.join(SOURCES)}, got {data!r}")
     return SOURCES[data](device)
 
 # %% ../nbs/library/24_runs.ipynb #1409d137
 class Stock:
     "A source computed once, and kept as bytes on the device where it was computed."
-    def __init__(self,
-        source:Images, # or anything with a length that gives `Images` for a vector of indices
-        at_once:int=2**14, # images computed at a time
+
+    def __init__(
+        self,
+        source: Images,  # or anything with a length that gives `Images` for a vector of indices
+        at_once: int = 2**14,  # images computed at a time
     ):
-        parts = [(to_uint8(part.x), part.label) for index in torch.arange(len(source)).split(at_once) for part in [source[index]]]
+        parts = [
+            (to_uint8(part.x), part.label)
+            for index in torch.arange(len(source)).split(at_once)
+            for part in [source[index]]
+        ]
         self.pixels, self.label = (torch.cat(column) for column in zip(*parts))
 
-    def __len__(self): return len(self.label)
+    def __len__(self):
+        return len(self.label)
+
     def __getitem__(self, index):
         index = index.to(self.label.device)
-        return Images(self.pixels[index].float()/127.5 - 1, self.label[index])
+        return Images(self.pixels[index].float() / 127.5 - 1, self.label[index])
 
-def at_hand(data:str, # one of `SOURCES`
-)->Images: # or anything that gives `Images` for a vector of indices
+
+def at_hand(
+    data: str,  # one of `SOURCES`
+) -> Images:  # or anything that gives `Images` for a vector of indices
     "The images that a recipe names, in stock where there is a GPU to train on. Raises `ValueError` for unknown ones."
     from accelerate import PartialState
+
     device = PartialState().device
-    return Stock(images_of(data, device)) if device.type == 'cuda' and data != 'digits' else images_of(data)
+    return (
+        Stock(images_of(data, device))
+        if device.type == 'cuda' and data != 'digits'
+        else images_of(data)
+    )
 
 # %% ../nbs/library/24_runs.ipynb #be4abcda
 @dataclass(frozen=True, eq=False)
 class LatentVelocity(Velocity):
     "The error of the velocity of the latents $E(\\mathbf x)$ of a frozen autoencoder."
-    autoencoder: Autoencoder = None # frozen
+
+    autoencoder: Autoencoder = None  # frozen
 
     def draw(self, shape, generator):
         n, _, height, width = shape
         factor = self.autoencoder.factor
-        return super().draw((n, self.autoencoder.latent, height//factor, width//factor), generator)
+        return super().draw(
+            (n, self.autoencoder.latent, height // factor, width // factor), generator
+        )
 
     def error(self, net, x, label, **drawn):
-        with torch.no_grad(): latents = self.autoencoder.to(x.device).eval().encode(x).latents
+        with torch.no_grad():
+            latents = self.autoencoder.to(x.device).eval().encode(x).latents
         return super().error(net, latents, label, **drawn)
 
 # %% ../nbs/library/24_runs.ipynb #d06ad866
 AUTOENCODERS = {
-    'smoke': dict(net=dict(channels=1, base=8, multipliers=[1, 2], blocks=1, codes=16), steps=4, batch=16, lr=1e-3, warmup=2),
-    'digits': dict(net=dict(channels=1, base=16, multipliers=[1, 2], blocks=1, codes=256), steps=1600, batch=64, lr=1e-3, warmup=100),
-    'leaves16': dict(net=dict(channels=3, base=16, multipliers=[1, 2, 4], blocks=1, codes=1024), steps=600, batch=32, lr=2e-3, warmup=30, ema=.99),
-    'leaves64': dict(net=dict(channels=3, base=32, multipliers=[1, 2, 4], blocks=1, codes=4096), steps=None, minutes=2.5, batch=128, lr=1e-3, warmup=100),
+    'smoke': dict(
+        net=dict(channels=1, base=8, multipliers=[1, 2], blocks=1, codes=16),
+        steps=4,
+        batch=16,
+        lr=1e-3,
+        warmup=2,
+    ),
+    'digits': dict(
+        net=dict(channels=1, base=16, multipliers=[1, 2], blocks=1, codes=256),
+        steps=1600,
+        batch=64,
+        lr=1e-3,
+        warmup=100,
+    ),
+    'leaves16': dict(
+        net=dict(channels=3, base=16, multipliers=[1, 2, 4], blocks=1, codes=1024),
+        steps=600,
+        batch=32,
+        lr=2e-3,
+        warmup=30,
+        ema=0.99,
+    ),
+    'leaves64': dict(
+        net=dict(channels=3, base=32, multipliers=[1, 2, 4], blocks=1, codes=4096),
+        steps=None,
+        minutes=2.5,
+        batch=128,
+        lr=1e-3,
+        warmup=100,
+    ),
 }
+
 
 @dataclass(frozen=True)
 class Lesson:
     "What `fit` needs to train one of them."
-    network: Callable # makes the network
-    objective: Callable # what it learns
-    settings: dict # of `fit`
-    kind: str | None = None # of network, where it does not tell
 
-def lesson(scale:str, # a scale with a recipe
-    name:str, # a law of times, or one of the others in the table above
-    seed:int=0, # of the run, and of those it builds on
-)->Lesson: # what to train
+    network: Callable  # makes the network
+    objective: Callable  # what it learns
+    settings: dict  # of `fit`
+    kind: str | None = None  # of network, where it does not tell
+
+
+def lesson(
+    scale: str,  # a scale with a recipe
+    name: str,  # a law of times, or one of the others in the table above
+    seed: int = 0,  # of the run, and of those it builds on
+) -> Lesson:  # what to train
     "What a model is, by its name. Trains, or takes up, what it builds on. Raises `ValueError` for an unknown name."
     settings = dict(_own_recipe(scale, name), data=recipe(scale)['data'])
     net, (kind, law) = settings.pop('net'), parsed(name)
-    channels, dropout = net.get('channels', 1), .1 if net.get('classes') else 1.
+    channels, dropout = net.get('channels', 1), 0.1 if net.get('classes') else 1.0
     if kind == 'autoencoder':
         return Lesson(partial(Autoencoder, **net), autoencoder_loss, settings)
     if kind == 'head':
         frozen = model(scale, 'asyncpatch', seed).net
-        return Lesson(partial(UNet, **net, condition=channels, outputs=1), Uncertainty(frozen, law, dropout), settings, 'head')
+        return Lesson(
+            partial(UNet, **net, condition=channels, outputs=1),
+            Uncertainty(frozen, law, dropout),
+            settings,
+            'head',
+        )
     if kind == 'latent':
         autoencoder = model(scale, 'autoencoder', seed)
-        return Lesson(partial(UNet, **{**net, 'channels': autoencoder.latent, 'multipliers': [1, 2], 'blocks': [1, 1]}), LatentVelocity(law, label_dropout=dropout, autoencoder=autoencoder), settings)
+        return Lesson(
+            partial(
+                UNet,
+                **{**net, 'channels': autoencoder.latent, 'multipliers': [1, 2], 'blocks': [1, 1]},
+            ),
+            LatentVelocity(law, label_dropout=dropout, autoencoder=autoencoder),
+            settings,
+        )
     if kind in ('supervised', 'image-conditioned'):
-        masks = training_masks(4096 if scale != 'smoke' else 16, *images_of(settings['data'])[torch.arange(1)].x.shape[-2:])
-        return Lesson(partial(UNet, **net, condition=channels + 1), MaskedVelocity(law, label_dropout=dropout, masks=masks, condition_dropout=.1 if kind == 'image-conditioned' else 0.), settings)
-    return Lesson(partial(UNet, **net), Velocity(law, label_dropout=dropout, corrected=kind == 'corrected'), settings)
+        masks = training_masks(
+            4096 if scale != 'smoke' else 16,
+            *images_of(settings['data'])[torch.arange(1)].x.shape[-2:],
+        )
+        return Lesson(
+            partial(UNet, **net, condition=channels + 1),
+            MaskedVelocity(
+                law,
+                label_dropout=dropout,
+                masks=masks,
+                condition_dropout=0.1 if kind == 'image-conditioned' else 0.0,
+            ),
+            settings,
+        )
+    return Lesson(
+        partial(UNet, **net),
+        Velocity(law, label_dropout=dropout, corrected=kind == 'corrected'),
+        settings,
+    )
 
 # %% ../nbs/library/24_runs.ipynb #2e252546
 def _own_recipe(scale, name):
     "The recipe of a model: an autoencoder has its own, and models of latents, which are small, take half the time."
     kind, whole = parsed(name)[0], recipe(scale)
-    if kind == 'latent' and whole.get('minutes'): return dict(whole, minutes=whole['minutes']/2)
-    if kind != 'autoencoder': return whole
-    if scale not in AUTOENCODERS: raise ValueError(f"scale must be one with an autoencoder ({', '.join(AUTOENCODERS)}), got {scale!r}")
+    if kind == 'latent' and whole.get('minutes'):
+        return dict(whole, minutes=whole['minutes'] / 2)
+    if kind != 'autoencoder':
+        return whole
+    if scale not in AUTOENCODERS:
+        raise ValueError(
+            f"scale must be one with an autoencoder ({', '.join(AUTOENCODERS)}), got {scale!r}"
+        )
     return AUTOENCODERS[scale]
 
 # %% ../nbs/library/24_runs.ipynb #08506e9a
-def parsed(name:str, # of a model, see the table above
-)->tuple[str, Callable|None]: # its kind, and its law of times
+def parsed(
+    name: str,  # of a model, see the table above
+) -> tuple[str, Callable | None]:  # its kind, and its law of times
     "What a name says. Raises `ValueError` for one that says nothing."
-    special = {'supervised': synchronous, 'image-conditioned': synchronous, 'head': LAWS['asyncpatch'], 'autoencoder': None}
-    if name in special: return name, special[name]
+    special = {
+        'supervised': synchronous,
+        'image-conditioned': synchronous,
+        'head': LAWS['asyncpatch'],
+        'autoencoder': None,
+    }
+    if name in special:
+        return name, special[name]
     kind, law = re.fullmatch(r'(corrected-|latent-)?(.*)', name).groups()
     law, side = re.fullmatch(r'(.*?)(?:-(\d+))?', law).groups()
-    if law not in LAWS or side and law not in ('asyncpatch', 'patchwise'): raise ValueError(f"name must be a law of times ({', '.join(LAWS)}), alone, with a side of patches (asyncpatch-4), or behind corrected- or latent-; or one of {', '.join(special)}; got {name!r}")
+    if law not in LAWS or side and law not in ('asyncpatch', 'patchwise'):
+        raise ValueError(
+            f"name must be a law of times ({', '.join(LAWS)}), alone, with a side of patches (asyncpatch-4), or behind corrected- or latent-; or one of {', '.join(special)}; got {name!r}"
+        )
     return (kind or 'law-')[:-1], partial(LAWS[law], scales=[int(side)]) if side else LAWS[law]
 
 # %% ../nbs/library/24_runs.ipynb #5912ea8c
 TRAINED_HERE = {'digits': ('synchronous', 'asyncpatch')}
 
-def from_scratch()->bool: # whether nothing that ships is used
+
+def from_scratch() -> bool:  # whether nothing that ships is used
     "Whether every model is to be trained on this machine: `ASYNCPATCH_FROM_SCRATCH`, 0 or 1. Raises `ValueError` for anything else."
     wanted = os.environ.get('ASYNCPATCH_FROM_SCRATCH') or '0'
-    if wanted not in ('0', '1'): raise ValueError(f"ASYNCPATCH_FROM_SCRATCH must be 0 or 1, got {wanted!r}")
+    if wanted not in ('0', '1'):
+        raise ValueError(f"ASYNCPATCH_FROM_SCRATCH must be 0 or 1, got {wanted!r}")
     return wanted == '1'
 
 # %% ../nbs/library/24_runs.ipynb #2dd085ba
-def shipped_model(scale:str, # a scale with a recipe
-    name:str, # of the model, see `lesson`
-    seed:int=0, # of its training
-)->Denoiser|torch.nn.Module|None: # the network, None where none ships or it was made by another recipe
+def shipped_model(
+    scale: str,  # a scale with a recipe
+    name: str,  # of the model, see `lesson`
+    seed: int = 0,  # of its training
+) -> (
+    Denoiser | torch.nn.Module | None
+):  # the network, None where none ships or it was made by another recipe
     "The model that ships as `<scale>-<name>-<seed>`, if today's recipe made it."
-    path = SHIPPED/f'{scale}-{name}-{seed}.safetensors'
-    if not path.is_file(): return None
+    path = SHIPPED / f'{scale}-{name}-{seed}.safetensors'
+    if not path.is_file():
+        return None
     found = load(path)
-    others = [f'{k} {found.about.get(k)!r} instead of {v!r}' for k, v in _recipe_of(scale, name, seed).items() if v is not None and found.about.get(k) != v]
-    if others: say(f"{path.name} was trained by another recipe ({'; '.join(others)}) and is not used")
+    others = [
+        f'{k} {found.about.get(k)!r} instead of {v!r}'
+        for k, v in _recipe_of(scale, name, seed).items()
+        if v is not None and found.about.get(k) != v
+    ]
+    if others:
+        say(f"{path.name} was trained by another recipe ({'; '.join(others)}) and is not used")
     return None if others else found
+
 
 def _recipe_of(scale, name, seed):
     "What the header of a model by today's recipe says."
     law = parsed(name)[1]
     settings = dict(_own_recipe(scale, name), data=recipe(scale)['data'])
-    return dict({k: v for k, v in settings.items() if k != 'net'}, seed=seed, **({'law': json.loads(json.dumps(describe(law)))} if law else {}))
+    return dict(
+        {k: v for k, v in settings.items() if k != 'net'},
+        seed=seed,
+        **({'law': json.loads(json.dumps(describe(law)))} if law else {}),
+    )
 
 # %% ../nbs/library/24_runs.ipynb #885d3995
-def model(scale:str, # a scale with a recipe
-    name:str, # a law of training times, or another kind of model, see `lesson`
-    seed:int=0, # of the run
-    steps:int|None=None, # of the optimiser, those of the recipe if not given
-    **options, # `minutes`, `progress` and other arguments of `fit`
-)->Denoiser|torch.nn.Module: # the trained network; an autoencoder or a head comes as it is
+def model(
+    scale: str,  # a scale with a recipe
+    name: str,  # a law of training times, or another kind of model, see `lesson`
+    seed: int = 0,  # of the run
+    steps: int | None = None,  # of the optimiser, those of the recipe if not given
+    **options,  # `minutes`, `progress` and other arguments of `fit`
+) -> Denoiser | torch.nn.Module:  # the trained network; an autoencoder or a head comes as it is
     "The model of a scale: taken up, shipped, or trained on this machine. Raises `ValueError` for an unknown scale or name."
     folder, settings = _model_folder(scale, name, seed, steps)
-    if _may_ship(scale, name, steps, folder) and (found := shipped_model(scale, name, seed)) is not None: return found
+    if (
+        _may_ship(scale, name, steps, folder)
+        and (found := shipped_model(scale, name, seed)) is not None
+    ):
+        return found
     return learn(folder, scale, name, seed, **({'steps': steps} if steps else {}), **options)
 
-def learn(folder:str|Path, # of the run; taken up again if it has been begun
-    scale:str, # a scale with a recipe
-    name:str, # of the model, see `lesson`
-    seed:int=0, # of the run
-    **options, # arguments of `fit` that take the place of the recipe's: `steps`, `minutes`, `samples` …
-)->Denoiser|torch.nn.Module: # the averaged network
+
+def learn(
+    folder: str | Path,  # of the run; taken up again if it has been begun
+    scale: str,  # a scale with a recipe
+    name: str,  # of the model, see `lesson`
+    seed: int = 0,  # of the run
+    **options,  # arguments of `fit` that take the place of the recipe's: `steps`, `minutes`, `samples` …
+) -> Denoiser | torch.nn.Module:  # the averaged network
     "Train a model of a scale in a folder of one's own, compiled where there is a GPU; raises what `lesson` and `fit` raise."
     wanted = lesson(scale, name, seed)
-    settings = {k: v for k, v in wanted.settings.items() if k != 'minutes' or not options.get('steps')}
+    settings = {
+        k: v for k, v in wanted.settings.items() if k != 'minutes' or not options.get('steps')
+    }
     images = at_hand(settings['data'])
-    return fit(folder, wanted.network, images, wanted.objective, seed=seed, kind=wanted.kind, **{'compiled': isinstance(images, Stock), **settings, **options})
+    return fit(
+        folder,
+        wanted.network,
+        images,
+        wanted.objective,
+        seed=seed,
+        kind=wanted.kind,
+        **{'compiled': isinstance(images, Stock), **settings, **options},
+    )
 
 # %% ../nbs/library/24_runs.ipynb #c88c2c4e
 def _model_folder(scale, name, seed, steps=None):
     "Where a model of a scale is trained, and with which settings."
     settings = {**_own_recipe(scale, name), **({'steps': steps} if steps else {})}
-    return runs_folder(scale)/'models'/f'{name}-{seed}-{config_hash(settings)}', settings
+    return runs_folder(scale) / 'models' / f'{name}-{seed}-{config_hash(settings)}', settings
+
 
 def _may_ship(scale, name, steps, folder):
     "Whether weights that ship may stand for a model."
-    return name not in TRAINED_HERE.get(scale, ()) and steps in (None, _model_folder(scale, name, 0)[1]['steps']) and not from_scratch() and not (folder/'weights.safetensors').is_file()
+    return (
+        name not in TRAINED_HERE.get(scale, ())
+        and steps in (None, _model_folder(scale, name, 0)[1]['steps'])
+        and not from_scratch()
+        and not (folder / 'weights.safetensors').is_file()
+    )
+
 
 def _foundation(name):
     "The model that another is built on, or None."
@@ -641,189 +1018,328 @@ def _train_alone(scale, name, seed):
     torch.set_num_threads(1)
     model(scale, name, seed, progress=False)
 
+
 def _progress_of(folder):
     "Steps made and the last loss of a run, read from its log."
-    log = folder/'metrics.jsonl'
+    log = folder / 'metrics.jsonl'
     lines = log.read_text().splitlines() if log.is_file() else []
-    try: return (last := json.loads(lines[-1]))['step'], last['loss']
-    except (IndexError, KeyError, json.JSONDecodeError): return 0, float('nan')
+    try:
+        return (last := json.loads(lines[-1]))['step'], last['loss']
+    except (IndexError, KeyError, json.JSONDecodeError):
+        return 0, float('nan')
 
 # %% ../nbs/library/24_runs.ipynb #c411fc4b
-def models(scale:str, # a scale with a recipe
-    wanted:list, # pairs (name, seed), see `lesson` for names
-    at_once:int|None=None, # models that train at a time; as many as cores if not given
-)->dict: # the trained networks, by pair
+def models(
+    scale: str,  # a scale with a recipe
+    wanted: list,  # pairs (name, seed), see `lesson` for names
+    at_once: int | None = None,  # models that train at a time; as many as cores if not given
+) -> dict:  # the trained networks, by pair
     "Several models: those to be trained side by side, the others taken up or shipped. Raises `ValueError` for fewer than one at a time."
-    if at_once is not None and at_once < 1: raise ValueError(f"at_once must be at least 1, got {at_once}")
-    missing = {pair: folder for pair in wanted for folder in [_model_folder(scale, *pair)[0]] if _must_train(scale, pair, folder)}
-    if foundations := {(below, seed) for name, seed in missing if (below := _foundation(name))}: models(scale, sorted(foundations), at_once)
-    missing = {pair: folder for pair, folder in missing.items() if not (folder/'weights.safetensors').is_file()}
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once must be at least 1, got {at_once}")
+    missing = {
+        pair: folder
+        for pair in wanted
+        for folder in [_model_folder(scale, *pair)[0]]
+        if _must_train(scale, pair, folder)
+    }
+    if foundations := {(below, seed) for name, seed in missing if (below := _foundation(name))}:
+        models(scale, sorted(foundations), at_once)
+    missing = {
+        pair: folder
+        for pair, folder in missing.items()
+        if not (folder / 'weights.safetensors').is_file()
+    }
     cores = min(len(missing), at_once or len(os.sched_getaffinity(0)))
-    if cores > 1 and (at_once or scale != 'smoke') and accelerator() is None: _train_side_by_side(scale, missing, cores)
+    if cores > 1 and (at_once or scale != 'smoke') and accelerator() is None:
+        _train_side_by_side(scale, missing, cores)
     return {pair: model(scale, *pair) for pair in wanted}
+
 
 def _must_train(scale, pair, folder):
     "Whether a model is neither finished here nor shipped."
-    return not (folder/'weights.safetensors').is_file() and not (_may_ship(scale, pair[0], None, folder) and shipped_model(scale, *pair))
+    return not (folder / 'weights.safetensors').is_file() and not (
+        _may_ship(scale, pair[0], None, folder) and shipped_model(scale, *pair)
+    )
 
 # %% ../nbs/library/24_runs.ipynb #eb11383f
 def _train_side_by_side(scale, folders, cores):
     "Train missing models in processes of their own, with one bar."
     total = sum(_model_folder(scale, *pair)[1]['steps'] or 0 for pair in folders) or None
-    with ProcessPoolExecutor(cores, get_context('spawn')) as pool, tqdm(total=total, desc=f'training {len(folders)} models, {cores} at a time', unit='step') as bar:
+    with (
+        ProcessPoolExecutor(cores, get_context('spawn')) as pool,
+        tqdm(
+            total=total, desc=f'training {len(folders)} models, {cores} at a time', unit='step'
+        ) as bar,
+    ):
         running = [pool.submit(_train_alone, scale, *pair) for pair in folders]
-        while wait(running, timeout=1).not_done and not any(job.done() and job.exception() for job in running):
+        while wait(running, timeout=1).not_done and not any(
+            job.done() and job.exception() for job in running
+        ):
             seen = [_progress_of(folder) for folder in folders.values()]
             bar.update(sum(step for step, _ in seen) - bar.n)
             bar.set_postfix(loss=' '.join(f'{loss:.3f}' for step, loss in seen if step))
-        for job in running: job.result()
+        for job in running:
+            job.result()
         bar.update((total or bar.n) - bar.n)
 
 # %% ../nbs/library/24_runs.ipynb #139a89e1
 @dataclass(frozen=True)
 class Configuration:
     "One of the paper's own runs."
-    name: str # of the file
-    fills: str # the figures and tables of the paper that it is for
-    kind: str # "unet" or "autoencoder"
-    data: str # what it learns
-    size: int # side of what the network sees, pixels or latents
-    settings: dict # of the training
-    said: dict # who says each setting: paper, toolbox or ours
-    autoencoder: str | None = None # the configuration whose latents are learnt, None for pixels
+
+    name: str  # of the file
+    fills: str  # the figures and tables of the paper that it is for
+    kind: str  # "unet" or "autoencoder"
+    data: str  # what it learns
+    size: int  # side of what the network sees, pixels or latents
+    settings: dict  # of the training
+    said: dict  # who says each setting: paper, toolbox or ours
+    autoencoder: str | None = None  # the configuration whose latents are learnt, None for pixels
 
 # %% ../nbs/library/24_runs.ipynb #a431fd9e
-def configured(path:str|Path, # a file, or the name of one in `configs/` of the checkout
-)->Configuration: # its three voices in one
+def configured(
+    path: str | Path,  # a file, or the name of one in `configs/` of the checkout
+) -> Configuration:  # its three voices in one
     """Read a configuration.
 
     Raises `FileNotFoundError`, and `ValueError` for a file that is none, for a setting that two voices give differently, and for a network that cannot be built."""
-    path = Path(path) if Path(path).suffix == '.json' else checkout()/'configs'/f'{path}.json'
-    if not path.is_file(): raise FileNotFoundError(f"no configuration at {path}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.json'))) or 'none'}")
+    path = Path(path) if Path(path).suffix == '.json' else checkout() / 'configs' / f'{path}.json'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no configuration at {path}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.json'))) or 'none'}"
+        )
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         voices = {voice: content.pop(voice) for voice in ('paper', 'toolbox', 'ours')}
         settings, said = _together(voices, path.name)
         configuration = Configuration(path.stem, settings=settings, said=said, **content)
         network_of(configuration)
-    except (json.JSONDecodeError, KeyError, TypeError) as e: raise ValueError(f"{path} is not a configuration ({type(e).__name__}: {e})") from e
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not a configuration ({type(e).__name__}: {e})") from e
     return configuration
 
-def network_of(configuration:Configuration, # of a run
-    width:int|None=None, # features at full resolution, the configuration's if not given
-    device:str='meta', # where to build it; on "meta" it has shapes and no numbers
-)->torch.nn.Module: # untrained
+
+def network_of(
+    configuration: Configuration,  # of a run
+    width: int | None = None,  # features at full resolution, the configuration's if not given
+    device: str = 'meta',  # where to build it; on "meta" it has shapes and no numbers
+) -> torch.nn.Module:  # untrained
     "The network of a configuration, on the meta device unless another is asked for."
-    with torch.device(device): return KINDS[configuration.kind](**{**configuration.settings['net'], **({'base': width} if width else {})})
+    with torch.device(device):
+        return KINDS[configuration.kind](
+            **{**configuration.settings['net'], **({'base': width} if width else {})}
+        )
 
 # %% ../nbs/library/24_runs.ipynb #a4a0fa1c
 KINDS = dict(unet=UNet, autoencoder=Autoencoder)
+
 
 def _together(voices, file):
     "Settings merged, with who says each; a contradiction is an error."
     settings, said = {}, {}
     for voice, sayings in voices.items():
         for key, value in _leaves(sayings):
-            if said.setdefault('.'.join(key), voice) != voice: raise ValueError(f"{file}: {'.'.join(key)} is said by {said['.'.join(key)]} and by {voice}")
+            if said.setdefault('.'.join(key), voice) != voice:
+                raise ValueError(
+                    f"{file}: {'.'.join(key)} is said by {said['.'.join(key)]} and by {voice}"
+                )
             place = settings
-            for part in key[:-1]: place = place.setdefault(part, {})
+            for part in key[:-1]:
+                place = place.setdefault(part, {})
             place[key[-1]] = value
     return settings, said
 
+
 def _leaves(tree, above=()):
     for k, v in tree.items():
-        if isinstance(v, dict): yield from _leaves(v, (*above, k))
-        else: yield (*above, k), v
+        if isinstance(v, dict):
+            yield from _leaves(v, (*above, k))
+        else:
+            yield (*above, k), v
 
 # %% ../nbs/library/24_runs.ipynb #58c57da4
-def dry_run(configuration:Configuration, # of a run
-)->dict: # parameters, operations per image (forward, training), per step and in all, and bytes of state
+def dry_run(
+    configuration: Configuration,  # of a run
+) -> (
+    dict
+):  # parameters, operations per image (forward, training), per step and in all, and bytes of state
     "What a run takes, from the real modules without a number being computed."
-    parameters, forward, training, _ = _counted(configuration.kind, json.dumps(configuration.settings['net']), configuration.size)
-    if configuration.kind == 'autoencoder': training *= 2                                     # every image masked and whole
+    parameters, forward, training, _ = _counted(
+        configuration.kind, json.dumps(configuration.settings['net']), configuration.size
+    )
+    if configuration.kind == 'autoencoder':
+        training *= 2  # every image masked and whole
     if configuration.autoencoder:
         below = configured(configuration.autoencoder)
         training += _counted(below.kind, json.dumps(below.settings['net']), below.size)[3]
-    step = training*configuration.settings['batch']
-    return dict(parameters=parameters, forward=forward, training=training, step=step, total=step*configuration.settings['steps'], state=20*parameters)
+    step = training * configuration.settings['batch']
+    return dict(
+        parameters=parameters,
+        forward=forward,
+        training=training,
+        step=step,
+        total=step * configuration.settings['steps'],
+        state=20 * parameters,
+    )
 
 # %% ../nbs/library/24_runs.ipynb #7d6ea50a
 @cache
 def _counted(kind, config, size):
     "Parameters of a network, and operations for one image: through it, with the gradient, and (of an autoencoder) to its latents."
-    with torch.device('meta'): net = KINDS[kind](**json.loads(config)).eval()
+    with torch.device('meta'):
+        net = KINDS[kind](**json.loads(config)).eval()
     x, one = (torch.ones(1, channels, size, size, device='meta') for channels in (net.channels, 1))
-    def encode(): return net.encoder(x, one.bool())
-    def through(): return net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None) if kind == 'unet' else net.decoder(encode(), one.bool())
-    return sum(p.numel() for p in net.parameters()), operations(through), operations(lambda: through().sum().backward()), operations(encode) if kind == 'autoencoder' else 0
+
+    def encode():
+        return net.encoder(x, one.bool())
+
+    def through():
+        return (
+            net(x, one, torch.zeros(1, dtype=torch.long) if net.classes else None)
+            if kind == 'unet'
+            else net.decoder(encode(), one.bool())
+        )
+
+    return (
+        sum(p.numel() for p in net.parameters()),
+        operations(through),
+        operations(lambda: through().sum().backward()),
+        operations(encode) if kind == 'autoencoder' else 0,
+    )
 
 # %% ../nbs/library/24_runs.ipynb #b10396f2
 OWN_COPIES = dict(imagenet64=imagenet64, imagenet256=imagenet256, lsun=partial(lsun, mirror=True))
 
-def train_configured(run:str|Path|Configuration, # its name, file, or itself
-    images:str|Path, # folder of the user's copy of the data
-    law:str|None=None, # of training times, the configuration's if not given
-    seed:int=0, # of the run
-    autoencoder:str|Path|None=None, # a trained one, for runs on latents
-    folder:str|Path|None=None, # of the run; `runs/` of this machine if not given
-    width:int|None=None, # features at full resolution, for a rehearsal at reduced width
-    **options, # arguments of `fit` that take the place of the configuration's: `steps`, `batch`, `minutes`, `workers` …
-)->Denoiser|Autoencoder: # the averaged network
+
+def train_configured(
+    run: str | Path | Configuration,  # its name, file, or itself
+    images: str | Path,  # folder of the user's copy of the data
+    law: str | None = None,  # of training times, the configuration's if not given
+    seed: int = 0,  # of the run
+    autoencoder: str | Path | None = None,  # a trained one, for runs on latents
+    folder: str | Path | None = None,  # of the run; `runs/` of this machine if not given
+    width: int | None = None,  # features at full resolution, for a rehearsal at reduced width
+    **options,  # arguments of `fit` that take the place of the configuration's: `steps`, `batch`, `minutes`, `workers` …
+) -> Denoiser | Autoencoder:  # the averaged network
     """Make one of the paper's own runs, or go on with it.
 
     Raises `ValueError` for a law that does not exist and a latent run without an autoencoder, and what `fit` raises."""
     run = run if isinstance(run, Configuration) else configured(run)
-    if bool(run.autoencoder) != (autoencoder is not None): raise ValueError(f"autoencoder must be {'a trained ' + run.autoencoder if run.autoencoder else 'left out'} for {run.name}, got {autoencoder}")
-    settings, source = {k: v for k, v in run.settings.items() if k != 'net'}, OWN_COPIES[run.data](images)
-    network = partial(KINDS[run.kind], **{**run.settings['net'], **({'base': width} if width else {})})
+    if bool(run.autoencoder) != (autoencoder is not None):
+        raise ValueError(
+            f"autoencoder must be {'a trained ' + run.autoencoder if run.autoencoder else 'left out'} for {run.name}, got {autoencoder}"
+        )
+    settings, source = (
+        {k: v for k, v in run.settings.items() if k != 'net'},
+        OWN_COPIES[run.data](images),
+    )
+    network = partial(
+        KINDS[run.kind], **{**run.settings['net'], **({'base': width} if width else {})}
+    )
     objective, law = autoencoder_loss, law or settings.pop('law', None)
     if run.kind == 'unet':
-        if law not in LAWS: raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}")
+        if law not in LAWS:
+            raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}")
         settings.pop('law', None)
-        about = dict(law=LAWS[law], bias=settings.pop('bias'), label_dropout=settings.pop('label_dropout') if run.settings['net']['classes'] else 1.)
+        about = dict(
+            law=LAWS[law],
+            bias=settings.pop('bias'),
+            label_dropout=settings.pop('label_dropout') if run.settings['net']['classes'] else 1.0,
+        )
         settings.pop('label_dropout', None)
-        objective = LatentVelocity(**about, autoencoder=load(autoencoder)) if run.autoencoder else Velocity(**about)
-    fast = dict(workers=8, compiled=True) if (device := accelerator()) is not None and device.type == 'cuda' else {}
-    name = '-'.join(str(part) for part in (run.name, law, seed, width and f'width{width}') if part is not None)
-    return fit(folder or runs_folder(run.data)/'models'/name, network, source, objective, seed=seed, data=run.data, **{**settings, **fast, **options})
+        objective = (
+            LatentVelocity(**about, autoencoder=load(autoencoder))
+            if run.autoencoder
+            else Velocity(**about)
+        )
+    fast = (
+        dict(workers=8, compiled=True)
+        if (device := accelerator()) is not None and device.type == 'cuda'
+        else {}
+    )
+    name = '-'.join(
+        str(part) for part in (run.name, law, seed, width and f'width{width}') if part is not None
+    )
+    return fit(
+        folder or runs_folder(run.data) / 'models' / name,
+        network,
+        source,
+        objective,
+        seed=seed,
+        data=run.data,
+        **{**settings, **fast, **options},
+    )
 
 # %% ../nbs/library/24_runs.ipynb #3eb04e65
-def commands(configuration:Configuration, # of a run
-)->Table: # where, the command, and what it will take
+def commands(
+    configuration: Configuration,  # of a run
+) -> Table:  # where, the command, and what it will take
     "The command for each kind of machine, with the predicted hours."
     name, total = configuration.name, dry_run(configuration)['total']
     latent = ' --autoencoder RUN' if configuration.autoencoder else ''
-    train, cloud = f'asyncpatch train --config configs/{name}.json --images DATA{latent}', f'--env CONFIG={name}' + (f' --env OPTIONS="{latent.strip()}"' if latent else '')
+    train, cloud = (
+        f'asyncpatch train --config configs/{name}.json --images DATA{latent}',
+        f'--env CONFIG={name}' + (f' --env OPTIONS="{latent.strip()}"' if latent else ''),
+    )
+
     def row(where, command, chip, chips):
         share, source = utilisation(chip)
         hours = chip_hours(total, chip)
-        return [where, f'`{command}`', f'{hours/chips:,.1f} h' + (f' ({hours:,.1f} chip hours)' if chips > 1 else ''), f'{share:.0%} of peak, {source}']
-    return Table(['on', 'command', 'takes', 'if it reaches'], [
-        row('one H200', train, 'H200', 1),
-        row('eight H200', f'torchrun --standalone --nproc-per-node 8 --no-python {train}', 'H200', 8),
-        row('Slurm, 8 GPUs', f'{train} --where slurm --processes 8', 'H200', 8),
-        row('a cloud, 8 H200', f'sky launch sky/gpu.yaml {cloud} --env DATA=s3://…', 'H200', 8),
-        row('TPU v6e-8', f'sky launch sky/tpu.yaml {cloud} --env DATA=gs://…', 'TPU v6e', 8),
-    ], f'{name}, for {configuration.fills}: {configuration.settings["steps"]:,} steps of {configuration.settings["batch"]}, {total:.2g} operations.')
+        return [
+            where,
+            f'`{command}`',
+            f'{hours / chips:,.1f} h' + (f' ({hours:,.1f} chip hours)' if chips > 1 else ''),
+            f'{share:.0%} of peak, {source}',
+        ]
+
+    return Table(
+        ['on', 'command', 'takes', 'if it reaches'],
+        [
+            row('one H200', train, 'H200', 1),
+            row(
+                'eight H200',
+                f'torchrun --standalone --nproc-per-node 8 --no-python {train}',
+                'H200',
+                8,
+            ),
+            row('Slurm, 8 GPUs', f'{train} --where slurm --processes 8', 'H200', 8),
+            row('a cloud, 8 H200', f'sky launch sky/gpu.yaml {cloud} --env DATA=s3://…', 'H200', 8),
+            row('TPU v6e-8', f'sky launch sky/tpu.yaml {cloud} --env DATA=gs://…', 'TPU v6e', 8),
+        ],
+        f'{name}, for {configuration.fills}: {configuration.settings["steps"]:,} steps of {configuration.settings["batch"]}, {total:.2g} operations.',
+    )
 
 # %% ../nbs/library/24_runs.ipynb #6cee2e88
-def agreement(ours:dict[str, list[float]], # values over seeds for each cell, this machine's
-    theirs:dict[str, list[float]], # the same for the record
-    level:float=.01, # probability of a false alarm, for all cells together
-)->list[dict]: # cell, means, ratio, p-value and whether they agree
+def agreement(
+    ours: dict[str, list[float]],  # values over seeds for each cell, this machine's
+    theirs: dict[str, list[float]],  # the same for the record
+    level: float = 0.01,  # probability of a false alarm, for all cells together
+) -> list[dict]:  # cell, means, ratio, p-value and whether they agree
     """Student's test on logarithms, with the variance pooled over the cells.
 
     Raises `ValueError` for values that are not positive and where no cell has two seeds."""
     from scipy.stats import t as student
+
     cells = [c for c in ours if c in theirs]
-    if any(v <= 0 for c in cells for v in (*ours[c], *theirs[c])): raise ValueError("values must be positive to compare their logarithms")
+    if any(v <= 0 for c in cells for v in (*ours[c], *theirs[c])):
+        raise ValueError("values must be positive to compare their logarithms")
     logs = {c: (np.log(ours[c]), np.log(theirs[c])) for c in cells}
     freedom = sum(len(g) - 1 for pair in logs.values() for g in pair)
-    if freedom < 1: raise ValueError("at least one cell needs two seeds")
-    variance = sum(((g - g.mean())**2).sum() for pair in logs.values() for g in pair)/freedom
+    if freedom < 1:
+        raise ValueError("at least one cell needs two seeds")
+    variance = sum(((g - g.mean()) ** 2).sum() for pair in logs.values() for g in pair) / freedom
     rows = []
     for cell, (a, b) in logs.items():
-        deviation = (a.mean() - b.mean())/np.sqrt(variance*(1/len(a) + 1/len(b)))
-        p = float(2*student.sf(abs(deviation), freedom))
-        rows.append(dict(cell=cell, ours=float(np.mean(ours[cell])), theirs=float(np.mean(theirs[cell])), p=p, agrees=p > level/len(cells)))
+        deviation = (a.mean() - b.mean()) / np.sqrt(variance * (1 / len(a) + 1 / len(b)))
+        p = float(2 * student.sf(abs(deviation), freedom))
+        rows.append(
+            dict(
+                cell=cell,
+                ours=float(np.mean(ours[cell])),
+                theirs=float(np.mean(theirs[cell])),
+                p=p,
+                agrees=p > level / len(cells),
+            )
+        )
     return rows

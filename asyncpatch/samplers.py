@@ -8,10 +8,10 @@ __all__ = ['ancestral_step', 'noise_ratio', 'ddim_coefficients', 'ddim_update', 
            'window_starts', 'Windowed']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import chain, repeat
-import math
 
 import torch
 from torch import Tensor
@@ -22,13 +22,14 @@ from .schedules import check_times, rates, rectified_flow
 from .timesteps import plan_tables
 
 # %% ../nbs/library/13_samplers.ipynb #bd7a40ff
-def noise_ratio(t:Tensor, # times now, in (0, 1]
-    s:Tensor, # times after the step, s <= t
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # r, in [0, 1]
+def noise_ratio(
+    t: Tensor,  # times now, in (0, 1]
+    s: Tensor,  # times after the step, s <= t
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # r, in [0, 1]
     "$r=\\alpha_t\\sigma_s/(\\alpha_s\\sigma_t)$: the share of the noise at `s` that ancestral sampling keeps from `t`."
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    return alpha_t*sigma_s/(alpha_s*sigma_t)
+    return alpha_t * sigma_s / (alpha_s * sigma_t)
 
 # %% ../nbs/library/13_samplers.ipynb #6f4a684a
 @lru_cache(maxsize=64)
@@ -36,126 +37,154 @@ def _ends_clean(schedule):
     alpha, sigma = schedule(torch.zeros(1))
     return bool((alpha == 1) & (sigma == 0))
 
-def ddim_coefficients(t:Tensor, # times now, any shape
-    s:Tensor, # times after the step, s <= t, of that shape
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor, Tensor]: # factors of the posterior mean, of the noisy data and of fresh noise, each of the shape of the times
+
+def ddim_coefficients(
+    t: Tensor,  # times now, any shape
+    s: Tensor,  # times after the step, s <= t, of that shape
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # factors of the posterior mean, of the noisy data and of fresh noise, each of the shape of the times
     """The step @eq-step with $\\kappa=1-c(1-r)$ as a sum: $(\\alpha_s-b\\alpha_t,\\ b,\\ \\sigma_s\\sqrt{1-\\kappa^2})$ with $b=\\kappa\\sigma_s/\\sigma_t$.
 
     Raises `ValueError` where s > t."""
     moving = t - s
     nearest = moving.min().item()
-    if nearest < 0: raise ValueError("s must not be later than t: a step removes noise")
-    if nearest == 0:                                                                # pixels that stay go from 1 to 0, (1, 0, 0), which is undone below
+    if nearest < 0:
+        raise ValueError("s must not be later than t: a step removes noise")
+    if nearest == 0:  # pixels that stay go from 1 to 0, (1, 0, 0), which is undone below
         rest = 1 - moving.sign_()
-        t, s = torch.maximum(t, rest), s*moving
+        t, s = torch.maximum(t, rest), s * moving
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    kept = sigma_s/sigma_t
-    lost = (kept*alpha_t).div_(alpha_s).sub_(1).mul_(-stochasticity)                # 1 - kappa
+    kept = sigma_s / sigma_t
+    lost = (kept * alpha_t).div_(alpha_s).sub_(1).mul_(-stochasticity)  # 1 - kappa
     kept.addcmul_(kept, lost, value=-1)
-    of_x0, of_noise = torch.addcmul(alpha_s, kept, alpha_t, value=-1), (2 - lost).mul_(lost).clamp_(min=0).sqrt_().mul_(sigma_s)
-    if not _ends_clean(schedule): of_x0, kept, of_noise = torch.where(s == 0, 1, of_x0), kept.masked_fill_(s == 0, 0), of_noise.masked_fill_(s == 0, 0)
-    if nearest == 0: of_x0, kept = of_x0.sub_(rest), kept.add_(rest)
+    of_x0, of_noise = (
+        torch.addcmul(alpha_s, kept, alpha_t, value=-1),
+        (2 - lost).mul_(lost).clamp_(min=0).sqrt_().mul_(sigma_s),
+    )
+    if not _ends_clean(schedule):
+        of_x0, kept, of_noise = (
+            torch.where(s == 0, 1, of_x0),
+            kept.masked_fill_(s == 0, 0),
+            of_noise.masked_fill_(s == 0, 0),
+        )
+    if nearest == 0:
+        of_x0, kept = of_x0.sub_(rest), kept.add_(rest)
     return of_x0, kept, of_noise
 
 # %% ../nbs/library/13_samplers.ipynb #0d300ac9
-def ddim_update(z:Tensor, # noisy data at `t`, (B, C, H, W)
-    x0:Tensor, # posterior mean of the clean data, of the shape of `z`
-    t:Tensor, # times now, broadcastable to `z`
-    s:Tensor, # times after the step, s <= t, broadcastable to `z`
-    noise:Tensor|None=None, # standard normal, of the shape of `z`; not needed when `stochasticity` is 0
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # noisy data at `s`, of the shape of `z`
+def ddim_update(
+    z: Tensor,  # noisy data at `t`, (B, C, H, W)
+    x0: Tensor,  # posterior mean of the clean data, of the shape of `z`
+    t: Tensor,  # times now, broadcastable to `z`
+    s: Tensor,  # times after the step, s <= t, broadcastable to `z`
+    noise: Tensor
+    | None = None,  # standard normal, of the shape of `z`; not needed when `stochasticity` is 0
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # noisy data at `s`, of the shape of `z`
     """The step @eq-step with $\\kappa=1-c(1-r)$, pixel by pixel.
 
     Raises `ValueError` where s > t and for a stochastic step without noise."""
     of_x0, of_z, of_noise = ddim_coefficients(t, s, stochasticity, schedule)
-    moved = torch.addcmul(of_x0*x0, of_z, z)
-    if not stochasticity: return moved
-    if noise is None: raise ValueError(f"noise must be given for a stochasticity of {stochasticity:g}")
+    moved = torch.addcmul(of_x0 * x0, of_z, z)
+    if not stochasticity:
+        return moved
+    if noise is None:
+        raise ValueError(f"noise must be given for a stochasticity of {stochasticity:g}")
     return torch.addcmul(moved, of_noise, noise)
 
 # %% ../nbs/library/13_samplers.ipynb #c9c0d52d
-def forward_jump(z:Tensor, # noisy data at `s`, (B, C, H, W)
-    s:Tensor, # times now, broadcastable to `z`
-    t:Tensor, # times after the jump, t >= s, broadcastable to `z`
-    generator:Generators=None, # one for the batch, or one per sample
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    noise:Tensor|None=None, # standard normal, of the shape of `z`; None draws it
-)->Tensor: # noisy data at `t`, of the shape of `z`
+def forward_jump(
+    z: Tensor,  # noisy data at `s`, (B, C, H, W)
+    s: Tensor,  # times now, broadcastable to `z`
+    t: Tensor,  # times after the jump, t >= s, broadcastable to `z`
+    generator: Generators = None,  # one for the batch, or one per sample
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    noise: Tensor | None = None,  # standard normal, of the shape of `z`; None draws it
+) -> Tensor:  # noisy data at `t`, of the shape of `z`
     """Noise to a later time, $\\mathbf z_t\\sim q(\\mathbf z_t\\mid\\mathbf z_s)$ (@eq-jump); pixels with t = s come back bit for bit.
 
     Raises `ValueError` where t < s."""
-    if bool((t < s).any()): raise ValueError("t must not be earlier than s: a forward jump adds noise")
+    if bool((t < s).any()):
+        raise ValueError("t must not be earlier than s: a forward jump adds noise")
     stay = s == t
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(torch.where(stay, 0., s)), schedule(t)
-    kept = alpha_t/alpha_s
-    spread = (sigma_t**2 - (kept*sigma_s)**2).clamp(min=0).sqrt()
-    if noise is None: noise = randn(z.shape, generator, z.device, z.dtype)
-    return torch.where(stay, z, kept*z + spread*noise)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(torch.where(stay, 0.0, s)), schedule(t)
+    kept = alpha_t / alpha_s
+    spread = (sigma_t**2 - (kept * sigma_s) ** 2).clamp(min=0).sqrt()
+    if noise is None:
+        noise = randn(z.shape, generator, z.device, z.dtype)
+    return torch.where(stay, z, kept * z + spread * noise)
 
 # %% ../nbs/library/13_samplers.ipynb #bd9d6e9a
-def ddim_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times now, broadcastable to `z`
-    s:Tensor, # times after the step, s <= t
-    generator:Generators=None, # one for the batch, or one per sample
-    label:Tensor|None=None, # classes, (B,)
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # noisy data at `s`, and the posterior mean that led there
+def ddim_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times now, broadcastable to `z`
+    s: Tensor,  # times after the step, s <= t
+    generator: Generators = None,  # one for the batch, or one per sample
+    label: Tensor | None = None,  # classes, (B,)
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[Tensor, Tensor]:  # noisy data at `s`, and the posterior mean that led there
     "DDIM with a stochastic coefficient (@eq-step; paper, App. E), at a field of times."
     x0 = denoiser(z, t, label)
     noise = randn(z.shape, generator, z.device, z.dtype) if stochasticity else None
     return ddim_update(z, x0, t, s, noise, stochasticity, schedule), x0
 
-ancestral_step = partial(ddim_step, stochasticity=1.)
+
+ancestral_step = partial(ddim_step, stochasticity=1.0)
 
 # %% ../nbs/library/13_samplers.ipynb #5f75ff72
-def flow_velocity(z:Tensor, # noisy data at `t`
-    x0:Tensor, # its posterior mean
-    t:Tensor, # times, broadcastable to `z`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # dz/dt of each pixel; zero where t = 0, where nothing moves
+def flow_velocity(
+    z: Tensor,  # noisy data at `t`
+    x0: Tensor,  # its posterior mean
+    t: Tensor,  # times, broadcastable to `z`
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # dz/dt of each pixel; zero where t = 0, where nothing moves
     "The velocity $\\dot\\alpha_t\\hat{\\mathbf x}+\\dot\\sigma_t\\hat{\\boldsymbol\\epsilon}$ of the probability flow."
     clean = t == 0
-    t = torch.where(clean, 1., t)
+    t = torch.where(clean, 1.0, t)
     (alpha, sigma), (alpha_rate, sigma_rate) = schedule(t), rates(schedule, t)
-    return torch.where(clean, 0., alpha_rate*x0 + sigma_rate*(z - alpha*x0)/sigma)
+    return torch.where(clean, 0.0, alpha_rate * x0 + sigma_rate * (z - alpha * x0) / sigma)
 
 # %% ../nbs/library/13_samplers.ipynb #dffccc58
-def euler_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times now, broadcastable to `z`
-    s:Tensor, # times after the step, s <= t
-    generator:Generators=None, # not used: the flow is deterministic
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # noisy data at `s`, and the posterior mean that led there
+def euler_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times now, broadcastable to `z`
+    s: Tensor,  # times after the step, s <= t
+    generator: Generators = None,  # not used: the flow is deterministic
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[Tensor, Tensor]:  # noisy data at `s`, and the posterior mean that led there
     """Euler's step of the probability flow, each pixel for its own $s-t$.
 
     Raises `ValueError` where s > t."""
-    if bool((s > t).any()): raise ValueError("s must not be later than t: a step removes noise")
+    if bool((s > t).any()):
+        raise ValueError("s must not be later than t: a step removes noise")
     x0 = denoiser(z, t, label)
-    moved = z + (s - t)*flow_velocity(z, x0, t, schedule)
+    moved = z + (s - t) * flow_velocity(z, x0, t, schedule)
     return torch.where(s == t, z, torch.where(s == 0, x0, moved)), x0
 
 # %% ../nbs/library/13_samplers.ipynb #42b31845
-def heun_step(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times now, broadcastable to `z`
-    s:Tensor, # times after the step, s <= t
-    generator:Generators=None, # not used: the flow is deterministic
-    label:Tensor|None=None, # classes, (B,)
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # noisy data at `s`, and the posterior mean at `t`
+def heun_step(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times now, broadcastable to `z`
+    s: Tensor,  # times after the step, s <= t
+    generator: Generators = None,  # not used: the flow is deterministic
+    label: Tensor | None = None,  # classes, (B,)
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[Tensor, Tensor]:  # noisy data at `s`, and the posterior mean at `t`
     "Heun's second-order step; pixels that arrive at 0 take Euler's, as the velocity there is 0/0 (Karras et al., 2022)."
     euler, x0 = euler_step(denoiser, z, t, s, generator, label, schedule)
-    if bool((s == 0).all()): return euler, x0
+    if bool((s == 0).all()):
+        return euler, x0
     there = flow_velocity(euler, denoiser(euler, s, label), s, schedule)
-    corrected = z + (s - t)*(flow_velocity(z, x0, t, schedule) + there)/2
+    corrected = z + (s - t) * (flow_velocity(z, x0, t, schedule) + there) / 2
     return torch.where((s == t) | (s == 0), euler, corrected), x0
 
 # %% ../nbs/library/13_samplers.ipynb #a73b22e6
@@ -163,170 +192,259 @@ def _first(x, maps, shape, generator, schedule):
     "The state at the start: given pixels corrupted to their time, pure noise where the time is 1."
     noise = randn(shape, generator, maps.device, maps.dtype if x is None else x.dtype)
     if x is None:
-        if not bool((maps == 1).all()): raise ValueError("x must be given: some pixels start below time 1")
+        if not bool((maps == 1).all()):
+            raise ValueError("x must be given: some pixels start below time 1")
         return noise
     alpha, sigma = schedule(maps)
-    return torch.where(maps == 1, noise, alpha*x + sigma*noise)
+    return torch.where(maps == 1, noise, alpha * x + sigma * noise)
+
 
 def _pieces(maps, elements=2**15):
     "An array of maps, as it is and one step on, in pieces of about `elements` times, which stay in the cache."
-    many = max(1, elements//maps[0].numel())
+    many = max(1, elements // maps[0].numel())
     return zip(maps[:-1].split(many), maps[1:].split(many))
+
 
 def _planned(maps, shape):
     "A checked plan: the map at a point, and which images move to get there (True: all; None: not known before)."
     like = torch.empty(shape, device='meta')
     if callable(maps):
+
         def plan(step, z, x0):
             t = maps(step, z, x0)
-            return None if t is None else (check_times(t, like=like, name=f'maps at point {step}').reshape((1,)*(len(shape) - t.ndim) + t.shape), None)
+            return (
+                None
+                if t is None
+                else (
+                    check_times(t, like=like, name=f'maps at point {step}').reshape(
+                        (1,) * (len(shape) - t.ndim) + t.shape
+                    ),
+                    None,
+                )
+            )
+
         return plan
-    if isinstance(maps, Tensor) and (maps.ndim != 5 or len(maps) < 2): raise ValueError(f"maps must be (points, B or 1, 1, H, W) with two points or more, got {tuple(maps.shape)}")
-    check_times(maps[[0, -1]] if isinstance(maps, Tensor) else maps, name='maps')          # and all between, as they never rise
+    if isinstance(maps, Tensor) and (maps.ndim != 5 or len(maps) < 2):
+        raise ValueError(
+            f"maps must be (points, B or 1, 1, H, W) with two points or more, got {tuple(maps.shape)}"
+        )
+    check_times(
+        maps[[0, -1]] if isinstance(maps, Tensor) else maps, name='maps'
+    )  # and all between, as they never rise
     check_times(maps[0], like=like, name='maps')
-    change = ((s - t).flatten(2) for t, s in _pieces(maps))                                # (some points, b, HW)
-    highest, lowest = (torch.cat(parts) for parts in zip(*((some.amax((1, 2)), some.amin(2)) for some in change)))
+    change = ((s - t).flatten(2) for t, s in _pieces(maps))  # (some points, b, HW)
+    highest, lowest = (
+        torch.cat(parts) for parts in zip(*((some.amax((1, 2)), some.amin(2)) for some in change))
+    )
     rises = (~(highest <= 0)).nonzero()
     if len(rises):
         check_times(maps, name='maps')
-        raise ValueError(f"maps must never rise from one point to the next, got a pixel that is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}")
+        raise ValueError(
+            f"maps must never rise from one point to the next, got a pixel that is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}"
+        )
     moving = lowest < 0
     moves = [True, *(True if every else row for every, row in zip(moving.all(1).tolist(), moving))]
     points = maps.unbind()
     return lambda step, z=None, x0=None: (points[step], moves[step]) if step < len(points) else None
 
 # %% ../nbs/library/13_samplers.ipynb #417e13f4
-def restrict(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    rows:Tensor, # which images of the batch are left, (b,), int64
-)->Callable: # the denoiser for a batch of these images only
+def restrict(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    rows: Tensor,  # which images of the batch are left, (b,), int64
+) -> Callable:  # the denoiser for a batch of these images only
     "What a denoiser that holds something per image is for some of them; one without a method `restrict` holds nothing and stays itself."
     return denoiser.restrict(rows) if hasattr(denoiser, 'restrict') else denoiser
 
 # %% ../nbs/library/13_samplers.ipynb #d148b0aa
 def _rows(value, rows):
     "The part of an argument that belongs to some images: of a tensor or a list with one entry per image, but not of what they share."
-    if isinstance(value, Tensor): return value if value.ndim == 0 or len(value) == 1 else value[rows]
+    if isinstance(value, Tensor):
+        return value if value.ndim == 0 or len(value) == 1 else value[rows]
     return [value[i] for i in rows.tolist()] if isinstance(value, (list, tuple)) else value
+
 
 def _tables(denoiser, maps, like):
     "A table for each point of a plan, for a denoiser that takes them; None where it does not, where one time rules an image or sides do not halve, and for a plan that is a function or too long to be searched."
     halvings, (height, width) = getattr(denoiser, 'halvings', None), like.shape[-2:]
-    if halvings is None or callable(maps) or maps.shape[-2:] == (1, 1) or math.gcd(height, width)%2**halvings or maps.numel() > 2**26: return repeat(None)
+    if (
+        halvings is None
+        or callable(maps)
+        or maps.shape[-2:] == (1, 1)
+        or math.gcd(height, width) % 2**halvings
+        or maps.numel() > 2**26
+    ):
+        return repeat(None)
     return plan_tables(maps.to(like.dtype), halvings, len(like))
+
 
 def _checked(denoiser, *tables):
     "The same denoiser, held to answering with images of the shape it was given, and told the table of a map where there is one: `tables` are pairs of both."
+
     def ask(z, t, label=None):
         told = [table for at, table in tables if at is t and table is not None]
         x0 = denoiser(z, t, label, *told)
-        if x0.shape != z.shape: raise ValueError(f"denoiser must answer {tuple(z.shape)} in that shape, got {tuple(x0.shape)}; one that holds something per image needs `restrict`")
+        if x0.shape != z.shape:
+            raise ValueError(
+                f"denoiser must answer {tuple(z.shape)} in that shape, got {tuple(x0.shape)}; one that holds something per image needs `restrict`"
+            )
         return x0
+
     return ask
+
 
 def _factors(step, maps, schedule):
     "Factors of each step of DDIM along an array of maps, computed for many steps at once; None for other steps and plans."
-    function, given = (step.func, step.keywords) if isinstance(step, partial) and not step.args else (step, {})
-    if callable(maps) or function is not ddim_step or not given.keys() <= {'stochasticity'}: return repeat(None)
-    c = given.get('stochasticity', .25)
+    function, given = (
+        (step.func, step.keywords) if isinstance(step, partial) and not step.args else (step, {})
+    )
+    if callable(maps) or function is not ddim_step or not given.keys() <= {'stochasticity'}:
+        return repeat(None)
+    c = given.get('stochasticity', 0.25)
     some = (ddim_coefficients(t, s, c, schedule) for t, s in _pieces(maps))
-    return chain.from_iterable(zip(of_x0.unbind(), of_z.unbind(), of_noise.unbind() if c else repeat(None)) for of_x0, of_z, of_noise in some)
+    return chain.from_iterable(
+        zip(of_x0.unbind(), of_z.unbind(), of_noise.unbind() if c else repeat(None))
+        for of_x0, of_z, of_noise in some
+    )
+
 
 def _move(denoiser, z, t, generator, label, of_x0, of_z, of_noise):
     "A step of DDIM whose factors are at hand."
     x0 = denoiser(z, t, label)
-    moved = torch.addcmul(of_x0*x0, of_z, z)
-    return moved if of_noise is None else torch.addcmul(moved, of_noise, randn(z.shape, generator, z.device, z.dtype)), x0
+    moved = torch.addcmul(of_x0 * x0, of_z, z)
+    return moved if of_noise is None else torch.addcmul(
+        moved, of_noise, randn(z.shape, generator, z.device, z.dtype)
+    ), x0
+
 
 def _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule, tables):
     "One step of the images that move; the others keep their state and the last posterior mean."
-    if moving is None: moving = (s != t).flatten(1).any(1)
-    if moving is True or bool(moving.all()): return step(_checked(denoiser, *tables), z, t, s, generator, label, schedule=schedule)
-    if not bool(moving.any()): return z, x0
+    if moving is None:
+        moving = (s != t).flatten(1).any(1)
+    if moving is True or bool(moving.all()):
+        return step(_checked(denoiser, *tables), z, t, s, generator, label, schedule=schedule)
+    if not bool(moving.any()):
+        return z, x0
     rows = moving.nonzero()[:, 0]
-    new, seen = step(_checked(restrict(denoiser, rows)), z[rows], *(_rows(v, rows) for v in (t, s, generator, label)), schedule=schedule)
-    return z.index_copy(0, rows, new.to(z)), (torch.full_like(z, torch.nan) if x0 is None else x0).index_copy(0, rows, seen.to(z))
+    new, seen = step(
+        _checked(restrict(denoiser, rows)),
+        z[rows],
+        *(_rows(v, rows) for v in (t, s, generator, label)),
+        schedule=schedule,
+    )
+    return z.index_copy(0, rows, new.to(z)), (
+        torch.full_like(z, torch.nan) if x0 is None else x0
+    ).index_copy(0, rows, seen.to(z))
 
 # %% ../nbs/library/13_samplers.ipynb #20451720
 @torch.no_grad()
-def sample(denoiser:Callable, # posterior mean, `denoiser(z, t, label)`
-    maps:Tensor|Callable, # time maps, (points, B or 1, 1, H, W); or `maps(step, z, x0)`, the map at that point or None at the end
-    shape:tuple|None=None, # of the result, (B, C, H, W); taken from `x` where that is given
-    x:Tensor|None=None, # data of the pixels that start below time 1, (B, C, H, W); the others are not looked at
-    label:Tensor|None=None, # classes, (B,)
-    generator:Generators=None, # one for the batch, or one per sample
-    step:Callable=ddim_step, # how to move: `ddim_step`, `ancestral_step`, `euler_step`, `heun_step`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    callback:Callable|None=None, # called as `callback(i, z, x0, t)` after step i; `x0` is NaN for images not yet asked about, None before the first call
-)->Tensor: # the state at the last map, (B, C, H, W)
+def sample(
+    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    maps: Tensor
+    | Callable,  # time maps, (points, B or 1, 1, H, W); or `maps(step, z, x0)`, the map at that point or None at the end
+    shape: tuple | None = None,  # of the result, (B, C, H, W); taken from `x` where that is given
+    x: Tensor
+    | None = None,  # data of the pixels that start below time 1, (B, C, H, W); the others are not looked at
+    label: Tensor | None = None,  # classes, (B,)
+    generator: Generators = None,  # one for the batch, or one per sample
+    step: Callable = ddim_step,  # how to move: `ddim_step`, `ancestral_step`, `euler_step`, `heun_step`
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    callback: Callable
+    | None = None,  # called as `callback(i, z, x0, t)` after step i; `x0` is NaN for images not yet asked about, None before the first call
+) -> Tensor:  # the state at the last map, (B, C, H, W)
     """Follow the plan `maps` from noise to data; at each step only the images that move are asked about.
 
     Raises `ValueError` for maps that leave [0, 1], do not broadcast or rise, for pixels that start below 1 without data, and for a denoiser whose answer is not finite or of another shape."""
-    if shape is None and x is None: raise ValueError("give shape, or x with the pixels to start from")
+    if shape is None and x is None:
+        raise ValueError("give shape, or x with the pixels to start from")
     shape = tuple(x.shape if shape is None else shape)
-    if x is not None and tuple(x.shape) != shape: raise ValueError(f"x must have shape {shape}, got {tuple(x.shape)}")
+    if x is not None and tuple(x.shape) != shape:
+        raise ValueError(f"x must have shape {shape}, got {tuple(x.shape)}")
     plan, i = _planned(maps, shape), 0
     t, _ = plan(0, None, None)
     z, x0 = _first(x, t, shape, generator, schedule), None
-    if not bool(z.isfinite().all()): raise ValueError("x must be finite where pixels start below time 1")
+    if not bool(z.isfinite().all()):
+        raise ValueError("x must be finite where pixels start below time 1")
     factors, tables = _factors(step, maps, schedule), iter(_tables(denoiser, maps, z))
     at_t = t, next(tables)
     while (point := plan(i + 1, z, x0)) is not None:
         (s, moving), ready = point, next(factors)
         at_s = s, next(tables)
-        if ready and moving is True: z, x0 = _move(_checked(denoiser, at_t), z, t, generator, label, *ready)
-        else: z, x0 = _advance(step, denoiser, z, x0, t, s, moving, generator, label, schedule, (at_t, at_s))
-        if not math.isfinite(z.sum()): raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
-        if callback: callback(i, z, x0, s)
+        if ready and moving is True:
+            z, x0 = _move(_checked(denoiser, at_t), z, t, generator, label, *ready)
+        else:
+            z, x0 = _advance(
+                step, denoiser, z, x0, t, s, moving, generator, label, schedule, (at_t, at_s)
+            )
+        if not math.isfinite(z.sum()):
+            raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
+        if callback:
+            callback(i, z, x0, s)
         t, at_t, i = s, at_s, i + 1
     return z
 
 # %% ../nbs/library/13_samplers.ipynb #2ec77a9c
 class _Impulses(TorchFunctionMode):
     "Inside, `torch.randn` draws zeros, except that the k-th number drawn, k = 0, 1, ..., is 1 for sample `silent + k`."
+
     def __init__(self, silent):
         super().__init__()
         self.silent, self.drawn = silent, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not torch.randn: return func(*args, **(kwargs or {}))
-        noise = torch.zeros(*args, **{name: value for name, value in kwargs.items() if name != 'generator'})
+        if func is not torch.randn:
+            return func(*args, **(kwargs or {}))
+        noise = torch.zeros(
+            *args, **{name: value for name, value in kwargs.items() if name != 'generator'}
+        )
         number = self.silent + self.drawn + torch.arange(noise[0].numel(), device=noise.device)
         self.drawn += noise[0].numel()
         heard = torch.arange(len(noise), device=noise.device)[:, None] == number
         return noise + heard.reshape(noise.shape)
 
+
 def _respond(step, denoiser, z, t, s, label, schedule):
     "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row; room for three draws of noise."
     size = z.numel()
-    nudges = torch.eye(1 + 4*size, size, dtype=z.dtype, device=z.device).roll(1, 0)
-    with _Impulses(1 + size) as draws: out = step(denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule)[0]
-    if draws.drawn > 3*size: raise ValueError(f"step must draw at most 3 numbers per pixel, it drew {draws.drawn/size:g}")
+    nudges = torch.eye(1 + 4 * size, size, dtype=z.dtype, device=z.device).roll(1, 0)
+    with _Impulses(1 + size) as draws:
+        out = step(
+            denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule
+        )[0]
+    if draws.drawn > 3 * size:
+        raise ValueError(
+            f"step must draw at most 3 numbers per pixel, it drew {draws.drawn / size:g}"
+        )
     rows = (out[1:] - out[:1]).flatten(1)
     return out[:1], rows[:size], rows[size:]
 
 # %% ../nbs/library/13_samplers.ipynb #dffa856d
-def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` oracle
-    maps:Tensor|Callable, # time maps, as for `sample`
-    shape:tuple|None=None, # of one image, (1, C, H, W); taken from `x` where that is given
-    x:Tensor|None=None, # data of the pixels that start below time 1, (1, C, H, W)
-    label:Tensor|None=None, # not looked at by a Gaussian oracle
-    generator:Generators=None, # not used: nothing is drawn
-    step:Callable=ddim_step, # how to move
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    x_cov:Tensor|None=None, # covariance of `x`, (D, D), where `x` is the mean of random data; None for data that are given
-)->tuple[Tensor, Tensor]: # mean, (1, C, H, W), and covariance, (D, D)
+def propagate(
+    denoiser: Callable,  # posterior mean, affine in z: a `Gaussian` oracle
+    maps: Tensor | Callable,  # time maps, as for `sample`
+    shape: tuple | None = None,  # of one image, (1, C, H, W); taken from `x` where that is given
+    x: Tensor | None = None,  # data of the pixels that start below time 1, (1, C, H, W)
+    label: Tensor | None = None,  # not looked at by a Gaussian oracle
+    generator: Generators = None,  # not used: nothing is drawn
+    step: Callable = ddim_step,  # how to move
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    x_cov: Tensor
+    | None = None,  # covariance of `x`, (D, D), where `x` is the mean of random data; None for data that are given
+) -> tuple[Tensor, Tensor]:  # mean, (1, C, H, W), and covariance, (D, D)
     """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
 
     Raises `ValueError` for more than one image, and for what `sample` would refuse."""
     shape = tuple(x.shape if shape is None else shape)
-    if shape[0] != 1: raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
+    if shape[0] != 1:
+        raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
     plan, i = _planned(maps, shape), 0
     t, _ = plan(0, None, None)
-    with _Impulses(1): mean = _first(x, t, shape, None, schedule)                  # no noise: the mean
+    with _Impulses(1):
+        mean = _first(x, t, shape, None, schedule)  # no noise: the mean
     alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in (*schedule(t),))
     pure = (t == 1).expand_as(mean).flatten()
-    cov = torch.diag(sigma.masked_fill(pure, 1)**2)
-    if x_cov is not None: cov = cov + alpha.masked_fill(pure, 0)[:, None]*x_cov*alpha.masked_fill(pure, 0)
+    cov = torch.diag(sigma.masked_fill(pure, 1) ** 2)
+    if x_cov is not None:
+        cov = cov + alpha.masked_fill(pure, 0)[:, None] * x_cov * alpha.masked_fill(pure, 0)
     while (point := plan(i + 1, mean, None)) is not None:
         s, _ = point
         if not torch.equal(s, t):
@@ -338,96 +456,143 @@ def propagate(denoiser:Callable, # posterior mean, affine in z: a `Gaussian` ora
 # %% ../nbs/library/13_samplers.ipynb #26a5ce1f
 class CountCalls:
     "A denoiser that counts: `.calls` is how often it was asked, `.images` about how many images in all."
-    def __init__(self, denoiser:Callable): self.denoiser, self.calls, self.images = denoiser, 0, 0
+
+    def __init__(self, denoiser: Callable):
+        self.denoiser, self.calls, self.images = denoiser, 0, 0
 
     @property
-    def halvings(self)->int|None: return getattr(self.denoiser, 'halvings', None)
+    def halvings(self) -> int | None:
+        return getattr(self.denoiser, 'halvings', None)
 
     def _ask(self, denoiser, z, t, label=None, *table):
         self.calls, self.images = self.calls + 1, self.images + len(z)
         return denoiser(z, t, label, *table)
 
-    def __call__(self, z:Tensor, t:Tensor, label:Tensor|None=None, *table)->Tensor: return self._ask(self.denoiser, z, t, label, *table)
+    def __call__(self, z: Tensor, t: Tensor, label: Tensor | None = None, *table) -> Tensor:
+        return self._ask(self.denoiser, z, t, label, *table)
 
-    def restrict(self, rows:Tensor)->Callable: return partial(self._ask, restrict(self.denoiser, rows))
+    def restrict(self, rows: Tensor) -> Callable:
+        return partial(self._ask, restrict(self.denoiser, rows))
 
 # %% ../nbs/library/13_samplers.ipynb #61035e6d
-def one_clock(t:Tensor, # times or noise levels, (B, 1, H, W) or (B, 1, 1, 1)
-)->Tensor: # one per image, (B,)
+def one_clock(
+    t: Tensor,  # times or noise levels, (B, 1, H, W) or (B, 1, 1, 1)
+) -> Tensor:  # one per image, (B,)
     """The time of each image, for networks that have one clock.
 
     Raises `ValueError` where an image has more than one time."""
     flat = t.flatten(1)
-    if bool((flat != flat[:, :1]).any()): raise ValueError("t must be one time per image for a network with one clock, got a map of different times")
+    if bool((flat != flat[:, :1]).any()):
+        raise ValueError(
+            "t must be one time per image for a network with one clock, got a map of different times"
+        )
     return flat[:, 0]
 
 # %% ../nbs/library/13_samplers.ipynb #c6cf9a39
-def from_sigma(net:Callable, # clean image from data plus noise, `net(y, sigma, label)`; sigma comes as (B, 1, H, W) or (B, 1, 1, 1)
-    schedule:Callable=rectified_flow, # of the sampler: maps t to (alpha, sigma)
-    largest:float=80., # noise level that stands for pure noise; EDM's networks were trained up to about 80
-)->Callable: # posterior mean, `denoiser(z, t, label)`
+def from_sigma(
+    net: Callable,  # clean image from data plus noise, `net(y, sigma, label)`; sigma comes as (B, 1, H, W) or (B, 1, 1, 1)
+    schedule: Callable = rectified_flow,  # of the sampler: maps t to (alpha, sigma)
+    largest: float = 80.0,  # noise level that stands for pure noise; EDM's networks were trained up to about 80
+) -> Callable:  # posterior mean, `denoiser(z, t, label)`
     """A variance-exploding network as a denoiser: $\\hat{\\mathbf x}(\\mathbf z,t)=D(\\mathbf z/\\alpha_t,\\ \\sigma_t/\\alpha_t)$ (Karras et al., 2022).
 
     Raises `ValueError` unless `largest` is positive."""
-    if not largest > 0: raise ValueError(f"largest must be a positive noise level, got {largest:g}")
+    if not largest > 0:
+        raise ValueError(f"largest must be a positive noise level, got {largest:g}")
+
     def denoiser(z, t, label=None):
-        alpha, sigma = schedule(t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape).expand(len(z), *t.shape[t.ndim - z.ndim + 1:]))
-        scale = torch.maximum(alpha, sigma/largest)
-        return net(z/scale, sigma/scale, label)
+        alpha, sigma = schedule(
+            t.to(z.dtype)
+            .reshape((1,) * (z.ndim - t.ndim) + t.shape)
+            .expand(len(z), *t.shape[t.ndim - z.ndim + 1 :])
+        )
+        scale = torch.maximum(alpha, sigma / largest)
+        return net(z / scale, sigma / scale, label)
+
     return denoiser
 
 # %% ../nbs/library/13_samplers.ipynb #23cf4cd4
-def window_starts(length:int, # pixels of the image along one side
-    size:int, # pixels of a window
-    stride:int, # largest step from one window to the next
-)->Tensor: # first pixel of each window, (windows,)
+def window_starts(
+    length: int,  # pixels of the image along one side
+    size: int,  # pixels of a window
+    stride: int,  # largest step from one window to the next
+) -> Tensor:  # first pixel of each window, (windows,)
     "Evenly spread windows: the first begins the side, the last ends it, neighbours are at most `stride` apart."
-    return torch.linspace(0, length - size, -(-(length - size)//stride) + 1).round().long()
+    return torch.linspace(0, length - size, -(-(length - size) // stride) + 1).round().long()
 
 # %% ../nbs/library/13_samplers.ipynb #a7c06beb
 class Windowed:
     """A denoiser for one size, made to answer for larger images by windows that overlap (@eq-windows).
 
     Raises `ValueError` for a stride that leaves gaps, and for images smaller than a window."""
-    def __init__(self,
-        denoiser:Callable, # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
-        size:int, # side of a window, in pixels
-        stride:int|None=None, # largest step between windows, half a window if not given
-        batch:int=256, # windows in one call
+
+    def __init__(
+        self,
+        denoiser: Callable,  # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
+        size: int,  # side of a window, in pixels
+        stride: int | None = None,  # largest step between windows, half a window if not given
+        batch: int = 256,  # windows in one call
     ):
-        self.denoiser, self.size, self.stride, self.batch = denoiser, size, max(1, size//2) if stride is None else stride, batch
-        if not 1 <= self.stride <= size: raise ValueError(f"stride must be from 1 to the size of a window, {size}, got {stride}")
-        if batch < 1: raise ValueError(f"batch must be at least 1, got {batch}")
+        self.denoiser, self.size, self.stride, self.batch = (
+            denoiser,
+            size,
+            max(1, size // 2) if stride is None else stride,
+            batch,
+        )
+        if not 1 <= self.stride <= size:
+            raise ValueError(f"stride must be from 1 to the size of a window, {size}, got {stride}")
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
 
     def _places(self, height, width, device):
         "Rows and columns of every window, (R, size) and (S, size), and the weight of a window, (size, size)."
-        if min(height, width) < self.size: raise ValueError(f"z must be at least {self.size} x {self.size}, the size of a window, got {height} x {width}")
-        rows, columns = (window_starts(side, self.size, self.stride)[:, None] + torch.arange(self.size) for side in (height, width))
+        if min(height, width) < self.size:
+            raise ValueError(
+                f"z must be at least {self.size} x {self.size}, the size of a window, got {height} x {width}"
+            )
+        rows, columns = (
+            window_starts(side, self.size, self.stride)[:, None] + torch.arange(self.size)
+            for side in (height, width)
+        )
         tent = torch.minimum(torch.arange(1, self.size + 1), torch.arange(self.size, 0, -1)).float()
-        return rows.to(device), columns.to(device), (tent[:, None]*tent).to(device)
+        return rows.to(device), columns.to(device), (tent[:, None] * tent).to(device)
 
     def _ask(self, z, t, label):
         "The denoiser's answer for windows, (n, C, size, size), some at a time; a window without noise is its own answer."
         x0, busy = z.clone(), (t > 0).flatten(1).any(1).nonzero()[:, 0]
-        for some in busy.split(self.batch): x0[some] = self.denoiser(z[some], t[some], None if label is None else label[some]).to(z.dtype)
+        for some in busy.split(self.batch):
+            x0[some] = self.denoiser(z[some], t[some], None if label is None else label[some]).to(
+                z.dtype
+            )
         return x0
 
-    def __call__(self,
-        z:Tensor, # noisy data, (B, C, H, W), at least a window large
-        t:Tensor, # times, broadcastable to `z`
-        label:Tensor|None=None, # classes, (B,)
-    )->Tensor: # posterior mean, of the shape of `z`
+    def __call__(
+        self,
+        z: Tensor,  # noisy data, (B, C, H, W), at least a window large
+        t: Tensor,  # times, broadcastable to `z`
+        label: Tensor | None = None,  # classes, (B,)
+    ) -> Tensor:  # posterior mean, of the shape of `z`
         b, _, height, width = z.shape
         rows, columns, weight = self._places(height, width, z.device)
-        count = len(rows)*len(columns)
-        cut = lambda v: v[..., rows[:, None, :, None], columns[None, :, None, :]].permute(0, 2, 3, 1, 4, 5).flatten(0, 2)    # (B R S, ·, size, size)
-        field = t.to(z).reshape((1,)*(4 - t.ndim) + t.shape)
-        one = field.shape[-2:] == (1, 1)                                                                                     # one time rules an image
-        times = field.expand(b, -1, -1, -1).repeat_interleave(count, 0) if one else cut(field.expand(b, -1, height, width))
+        count = len(rows) * len(columns)
+        cut = lambda v: (
+            v[..., rows[:, None, :, None], columns[None, :, None, :]]
+            .permute(0, 2, 3, 1, 4, 5)
+            .flatten(0, 2)
+        )  # (B R S, ·, size, size)
+        field = t.to(z).reshape((1,) * (4 - t.ndim) + t.shape)
+        one = field.shape[-2:] == (1, 1)  # one time rules an image
+        times = (
+            field.expand(b, -1, -1, -1).repeat_interleave(count, 0)
+            if one
+            else cut(field.expand(b, -1, height, width))
+        )
         x0 = self._ask(cut(z), times, None if label is None else label.repeat_interleave(count))
-        parts = (x0*weight).unflatten(0, (b, len(rows), len(columns))).permute(0, 3, 1, 2, 4, 5)                             # (B, C, R, S, size, size)
-        places = (rows[:, None, :, None]*width + columns[None, :, None, :]).flatten()
-        page = parts.new_zeros(2, b, z.shape[1], height*width)
+        parts = (
+            (x0 * weight).unflatten(0, (b, len(rows), len(columns))).permute(0, 3, 1, 2, 4, 5)
+        )  # (B, C, R, S, size, size)
+        places = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
+        page = parts.new_zeros(2, b, z.shape[1], height * width)
         page[0].index_add_(2, places, parts.flatten(2))
         page[1].index_add_(2, places, weight.to(parts).expand_as(parts).flatten(2))
-        return (page[0]/page[1]).unflatten(2, (height, width))
+        return (page[0] / page[1]).unflatten(2, (height, width))

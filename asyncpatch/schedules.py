@@ -7,134 +7,166 @@ __all__ = ['PREDICTIONS', 'rectified_flow', 'cosine', 'linear_beta', 'rates', 't
            'elbo_weight', 'check_times', 'Denoiser']
 
 # %% ../nbs/theory/00_schedules.ipynb #d6c567f8
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 # %% ../nbs/theory/00_schedules.ipynb #84b10ba3
-def rectified_flow(t:Tensor, # times in [0, 1], any shape
-)->tuple[Tensor, Tensor]: # alpha, sigma, each of the shape of `t`
+def rectified_flow(
+    t: Tensor,  # times in [0, 1], any shape
+) -> tuple[Tensor, Tensor]:  # alpha, sigma, each of the shape of `t`
     "The straight line from data to noise: $\\alpha_t=1-t$, $\\sigma_t=t$ (paper, App. E)."
     return 1 - t, t
+
 
 rectified_flow.rates = lambda t: (torch.full_like(t, -1), torch.ones_like(t))
 
 # %% ../nbs/theory/00_schedules.ipynb #ba9cb4b1
-def cosine(t:Tensor, # times in [0, 1], any shape
-)->tuple[Tensor, Tensor]: # alpha, sigma, each of the shape of `t`
+def cosine(
+    t: Tensor,  # times in [0, 1], any shape
+) -> tuple[Tensor, Tensor]:  # alpha, sigma, each of the shape of `t`
     "Variance preserving on the quarter circle: $\\alpha_t=\\cos(\\pi t/2)$, $\\sigma_t=\\sin(\\pi t/2)$ (Nichol and Dhariwal, 2021)."
-    return (math.pi/2*t).cos(), (math.pi/2*t).sin()
+    return (math.pi / 2 * t).cos(), (math.pi / 2 * t).sin()
 
 # %% ../nbs/theory/00_schedules.ipynb #c826a21c
-def linear_beta(t:Tensor, # times in [0, 1], any shape
-    beta_min:float=.1, # rate of noising at t = 0
-    beta_max:float=20., # rate of noising at t = 1
-)->tuple[Tensor, Tensor]: # alpha, sigma, each of the shape of `t`
+def linear_beta(
+    t: Tensor,  # times in [0, 1], any shape
+    beta_min: float = 0.1,  # rate of noising at t = 0
+    beta_max: float = 20.0,  # rate of noising at t = 1
+) -> tuple[Tensor, Tensor]:  # alpha, sigma, each of the shape of `t`
     "Variance preserving with $\\beta(t)$ linear: $\\alpha_t=e^{-\\frac12\\int_0^t\\beta}$ (Ho et al., 2020; Song et al., 2021)."
-    integral = beta_min*t + (beta_max - beta_min)*t**2/2
-    return (-integral/2).exp(), (-torch.expm1(-integral)).sqrt()
+    integral = beta_min * t + (beta_max - beta_min) * t**2 / 2
+    return (-integral / 2).exp(), (-torch.expm1(-integral)).sqrt()
 
 # %% ../nbs/theory/00_schedules.ipynb #b719dfaf
-def rates(schedule:Callable, # maps t to (alpha, sigma)
-    t:Tensor, # times in [0, 1], any shape
-)->tuple[Tensor, Tensor]: # d alpha/dt and d sigma/dt, each of the shape of `t`
+def rates(
+    schedule: Callable,  # maps t to (alpha, sigma)
+    t: Tensor,  # times in [0, 1], any shape
+) -> tuple[Tensor, Tensor]:  # d alpha/dt and d sigma/dt, each of the shape of `t`
     "The derivatives $\\dot\\alpha_t$, $\\dot\\sigma_t$ of a schedule, exact to rounding: what its attribute `rates` says, or else automatic differentiation."
-    if hasattr(schedule, 'rates'): return schedule.rates(t)
+    if hasattr(schedule, 'rates'):
+        return schedule.rates(t)
     alpha_rate, sigma_rate = (torch.func.grad(lambda t: schedule(t)[i].sum())(t) for i in (0, 1))
     return alpha_rate, sigma_rate
 
 # %% ../nbs/theory/00_schedules.ipynb #bd58ffde
-def turning_rate(schedule:Callable, # maps t to (alpha, sigma)
-    t:Tensor, # times in [0, 1], any shape
-)->Tensor: # W, of the shape of `t`
+def turning_rate(
+    schedule: Callable,  # maps t to (alpha, sigma)
+    t: Tensor,  # times in [0, 1], any shape
+) -> Tensor:  # W, of the shape of `t`
     "$W_t=\\alpha_t\\dot\\sigma_t-\\dot\\alpha_t\\sigma_t$, positive while signal turns into noise."
     alpha, sigma = schedule(t)
     alpha_rate, sigma_rate = rates(schedule, t)
-    return alpha*sigma_rate - alpha_rate*sigma
+    return alpha * sigma_rate - alpha_rate * sigma
 
 # %% ../nbs/theory/00_schedules.ipynb #6f366864
-def log_snr(schedule:Callable, # maps t to (alpha, sigma)
-    t:Tensor, # times in [0, 1], any shape
-)->Tensor: # log(alpha^2/sigma^2), of the shape of `t`; infinite at t = 0
+def log_snr(
+    schedule: Callable,  # maps t to (alpha, sigma)
+    t: Tensor,  # times in [0, 1], any shape
+) -> Tensor:  # log(alpha^2/sigma^2), of the shape of `t`; infinite at t = 0
     "The log signal-to-noise ratio $\\log(\\alpha_t^2/\\sigma_t^2)$."
     alpha, sigma = schedule(t)
-    return 2*(alpha.log() - sigma.log())
+    return 2 * (alpha.log() - sigma.log())
 
 # %% ../nbs/theory/00_schedules.ipynb #97514708
 PREDICTIONS = ('x0', 'eps', 'v', 'score')
 
+
 def _check_prediction(prediction):
-    if prediction not in PREDICTIONS: raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
 
 # %% ../nbs/theory/00_schedules.ipynb #0dc93146
-def to_x0(output:Tensor, # what the network said, of the shape of `z`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times in [0, 1], broadcastable to `z`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    prediction:str='v', # what `output` is: x0, eps, v or score
-)->Tensor: # the posterior mean x0, of the shape of `z`
+def to_x0(
+    output: Tensor,  # what the network said, of the shape of `z`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times in [0, 1], broadcastable to `z`
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    prediction: str = 'v',  # what `output` is: x0, eps, v or score
+) -> Tensor:  # the posterior mean x0, of the shape of `z`
     """The clean image that a prediction implies (the inverse of @eq-predictions).
 
     From "v" it is exact up to t = 1; from "eps" and "score" it divides by alpha and is lost there.
     Raises `ValueError` for an unknown `prediction`."""
     _check_prediction(prediction)
-    if prediction == 'x0': return output
+    if prediction == 'x0':
+        return output
     alpha, sigma = schedule(t)
-    if prediction == 'eps': return (z - sigma*output)/alpha
-    if prediction == 'score': return (z + sigma**2*output)/alpha
+    if prediction == 'eps':
+        return (z - sigma * output) / alpha
+    if prediction == 'score':
+        return (z + sigma**2 * output) / alpha
     alpha_rate, sigma_rate = rates(schedule, t)
-    return (sigma_rate*z - sigma*output)/(alpha*sigma_rate - alpha_rate*sigma)
+    return (sigma_rate * z - sigma * output) / (alpha * sigma_rate - alpha_rate * sigma)
 
 # %% ../nbs/theory/00_schedules.ipynb #efafa0aa
-def from_x0(x0:Tensor, # a clean image or its posterior mean, of the shape of `z`
-    z:Tensor, # noisy data, (B, C, H, W)
-    t:Tensor, # times in (0, 1], broadcastable to `z`; at 0 there is no noise to speak of
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    prediction:str='v', # what is wanted: x0, eps, v or score
-)->Tensor: # the prediction, of the shape of `z`
+def from_x0(
+    x0: Tensor,  # a clean image or its posterior mean, of the shape of `z`
+    z: Tensor,  # noisy data, (B, C, H, W)
+    t: Tensor,  # times in (0, 1], broadcastable to `z`; at 0 there is no noise to speak of
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    prediction: str = 'v',  # what is wanted: x0, eps, v or score
+) -> Tensor:  # the prediction, of the shape of `z`
     """What a network would have to say so that `to_x0` gives `x0` (@eq-predictions).
 
     Raises `ValueError` for an unknown `prediction`."""
     _check_prediction(prediction)
-    if prediction == 'x0': return x0
+    if prediction == 'x0':
+        return x0
     alpha, sigma = schedule(t)
-    if prediction == 'eps': return (z - alpha*x0)/sigma
-    if prediction == 'score': return (alpha*x0 - z)/sigma**2
+    if prediction == 'eps':
+        return (z - alpha * x0) / sigma
+    if prediction == 'score':
+        return (alpha * x0 - z) / sigma**2
     alpha_rate, sigma_rate = rates(schedule, t)
-    return (sigma_rate*z - (alpha*sigma_rate - alpha_rate*sigma)*x0)/sigma
+    return (sigma_rate * z - (alpha * sigma_rate - alpha_rate * sigma) * x0) / sigma
 
 # %% ../nbs/theory/00_schedules.ipynb #8df489ac
-def elbo_weight(t:Tensor, # times in (0, 1), any shape
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-    prediction:str='v', # the error is measured in: x0, eps, v or score
-)->Tensor: # weight of the squared error in nats per unit of time, of the shape of `t`
+def elbo_weight(
+    t: Tensor,  # times in (0, 1), any shape
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    prediction: str = 'v',  # the error is measured in: x0, eps, v or score
+) -> Tensor:  # weight of the squared error in nats per unit of time, of the shape of `t`
     """The one-dimensional ELBO weight $\\lambda(t)$ of a squared error (@eq-weight; Kingma et al., 2021).
 
     Raises `ValueError` for an unknown `prediction`."""
     _check_prediction(prediction)
     alpha, sigma = schedule(t)
     W = turning_rate(schedule, t)
-    return {'x0': alpha*W/sigma**3, 'eps': W/(alpha*sigma), 'v': alpha/(sigma*W), 'score': sigma*W/alpha}[prediction]
+    return {
+        'x0': alpha * W / sigma**3,
+        'eps': W / (alpha * sigma),
+        'v': alpha / (sigma * W),
+        'score': sigma * W / alpha,
+    }[prediction]
 
 # %% ../nbs/theory/00_schedules.ipynb #9b368e6c
-def check_times(t:Tensor, # what should be times
-    like:Tensor|None=None, # data that the times must broadcast to
-    name:str='t', # what to call the argument in the message
-)->Tensor: # `t`, unchanged
+def check_times(
+    t: Tensor,  # what should be times
+    like: Tensor | None = None,  # data that the times must broadcast to
+    name: str = 't',  # what to call the argument in the message
+) -> Tensor:  # `t`, unchanged
     """Times must lie in [0, 1] and broadcast to the data; anything else is a mistake somewhere.
 
     Raises `TypeError` for what is no floating-point tensor and `ValueError` for NaN, times outside [0, 1] and shapes that do not broadcast."""
     if not (isinstance(t, Tensor) and t.is_floating_point()):
-        raise TypeError(f"{name} must be a floating-point tensor of times, got {t.dtype if isinstance(t, Tensor) else type(t).__name__}")
+        raise TypeError(
+            f"{name} must be a floating-point tensor of times, got {t.dtype if isinstance(t, Tensor) else type(t).__name__}"
+        )
     low, high = (t.min().item(), t.max().item()) if t.numel() else (0, 0)
     if not (0 <= low and high <= 1):
         raise ValueError(f"{name} must hold times in [0, 1], got values from {low:g} to {high:g}")
     if like is not None:
-        try: fits = torch.broadcast_shapes(t.shape, like.shape) == like.shape
-        except RuntimeError: fits = False
-        if not fits: raise ValueError(f"{name} of shape {tuple(t.shape)} does not broadcast to data of shape {tuple(like.shape)}")
+        try:
+            fits = torch.broadcast_shapes(t.shape, like.shape) == like.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{name} of shape {tuple(t.shape)} does not broadcast to data of shape {tuple(like.shape)}"
+            )
     return t
 
 # %% ../nbs/theory/00_schedules.ipynb #24329bb9
@@ -142,24 +174,35 @@ class Denoiser:
     """A network as a posterior mean: `denoiser(z, t, label)` is $\\hat{\\mathbf x}$, computed without gradients being cut.
 
     Raises `ValueError` for an unknown `prediction`."""
-    def __init__(self,
-        net:Callable, # `net(z, t, label)`, of the shape of `z`; t comes as (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image
-        schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-        prediction:str='v', # what the network says: x0, eps, v or score
+
+    def __init__(
+        self,
+        net: Callable,  # `net(z, t, label)`, of the shape of `z`; t comes as (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image
+        schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+        prediction: str = 'v',  # what the network says: x0, eps, v or score
     ):
         _check_prediction(prediction)
         self.net, self.schedule, self.prediction = net, schedule, prediction
 
     @property
-    def halvings(self)->int|None:
+    def halvings(self) -> int | None:
         "How often the network halves its images, if it takes a table of times in place of a field and says so; else None."
         return getattr(self.net, 'halvings', None)
 
-    def __call__(self,
-        z:Tensor, # noisy data, (B, C, H, W)
-        t:Tensor, # times in [0, 1], broadcastable to `z`
-        label:Tensor|None=None, # class of each image, (B,), or None for no class
-        table=None, # the same times as a `TimeTable`, which then goes to the network; only where `halvings` is a number
-    )->Tensor: # posterior mean of the clean data, of the shape of `z`
-        clocks = t.to(z.dtype).reshape((1,)*(z.ndim - t.ndim) + t.shape) if table is None else table
-        return to_x0(self.net(z, clocks.expand(len(z), *clocks.shape[1:]), label), z, t, self.schedule, self.prediction)
+    def __call__(
+        self,
+        z: Tensor,  # noisy data, (B, C, H, W)
+        t: Tensor,  # times in [0, 1], broadcastable to `z`
+        label: Tensor | None = None,  # class of each image, (B,), or None for no class
+        table=None,  # the same times as a `TimeTable`, which then goes to the network; only where `halvings` is a number
+    ) -> Tensor:  # posterior mean of the clean data, of the shape of `z`
+        clocks = (
+            t.to(z.dtype).reshape((1,) * (z.ndim - t.ndim) + t.shape) if table is None else table
+        )
+        return to_x0(
+            self.net(z, clocks.expand(len(z), *clocks.shape[1:]), label),
+            z,
+            t,
+            self.schedule,
+            self.prediction,
+        )

@@ -15,157 +15,207 @@ from torch import Tensor
 from .schedules import check_times
 
 # %% ../nbs/library/12_spatial.ipynb #e8b56418
-def time_grid(points:int=250, # both ends included: one more than there are calls of the network
-    end:float=0., # the last time
-    start:float=1., # the first time
-    dtype:torch.dtype=torch.float32, # of the times
-)->Tensor: # times, (points,), from `start` down to `end`
+def time_grid(
+    points: int = 250,  # both ends included: one more than there are calls of the network
+    end: float = 0.0,  # the last time
+    start: float = 1.0,  # the first time
+    dtype: torch.dtype = torch.float32,  # of the times
+) -> Tensor:  # times, (points,), from `start` down to `end`
     """The uniform grid of a run, $1-u$ at `points` values of $u$, both ends exact.
 
     Raises `ValueError` for fewer than two points and unless 0 <= end <= start <= 1."""
-    if points < 2: raise ValueError(f"points must be at least 2 (one step), got {points}")
-    if not 0 <= end <= start <= 1: raise ValueError(f"start and end must be times with end <= start, got {start:g} and {end:g}")
+    if points < 2:
+        raise ValueError(f"points must be at least 2 (one step), got {points}")
+    if not 0 <= end <= start <= 1:
+        raise ValueError(
+            f"start and end must be times with end <= start, got {start:g} and {end:g}"
+        )
     return torch.linspace(start, end, points, dtype=dtype)
 
 # %% ../nbs/library/12_spatial.ipynb #54194826
 def _grid(points):
     grid = points if isinstance(points, Tensor) else time_grid(points)
-    if grid.dim() != 1: raise ValueError(f"points must be a number or a grid of shape (points,), got shape {tuple(grid.shape)}")
+    if grid.dim() != 1:
+        raise ValueError(
+            f"points must be a number or a grid of shape (points,), got shape {tuple(grid.shape)}"
+        )
     return grid.view(-1, 1, 1, 1, 1)
 
-def synchronous(points:int|Tensor=250, # points of the uniform grid, or a grid of one's own, (points,)
-    height:int=1, # pixels; 1 broadcasts
-    width:int=1, # pixels; 1 broadcasts
-)->Tensor: # time maps, (points, 1, 1, height, width)
+
+def synchronous(
+    points: int | Tensor = 250,  # points of the uniform grid, or a grid of one's own, (points,)
+    height: int = 1,  # pixels; 1 broadcasts
+    width: int = 1,  # pixels; 1 broadcasts
+) -> Tensor:  # time maps, (points, 1, 1, height, width)
     """Ordinary sampling: one time for all pixels (paper §3.2).
 
     Raises `ValueError` for a grid that is no list of times."""
     return _grid(points).expand(-1, 1, 1, height, width)
 
 # %% ../nbs/library/12_spatial.ipynb #b2a1cc58
-def partial_start(start:Tensor, # the time each pixel starts at, in [0, 1], (B or 1, 1, H, W)
-    points:int|Tensor=250, # points of the uniform grid, or a grid of one's own, (points,)
-)->Tensor: # time maps, (points, B or 1, 1, H, W)
+def partial_start(
+    start: Tensor,  # the time each pixel starts at, in [0, 1], (B or 1, 1, H, W)
+    points: int | Tensor = 250,  # points of the uniform grid, or a grid of one's own, (points,)
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W)
     """Every pixel from its own start: $\\tau_i(u)=\\tau_i(0)(1-u)$.
 
     Raises `TypeError` or `ValueError` for a start that is no map of times in [0, 1]."""
     check_times(start, name='start')
-    if start.dim() != 4 or start.shape[1] != 1: raise ValueError(f"start must have shape (B or 1, 1, H, W), got {tuple(start.shape)}")
-    return start*_grid(points).to(start)
+    if start.dim() != 4 or start.shape[1] != 1:
+        raise ValueError(f"start must have shape (B or 1, 1, H, W), got {tuple(start.shape)}")
+    return start * _grid(points).to(start)
 
 # %% ../nbs/library/12_spatial.ipynb #d00e9ca2
-def hold(schedule:Tensor, # time maps, (points, B or 1, 1, H or 1, W or 1)
-    known:Tensor, # True where a pixel is observed, (B or 1, 1, H, W), bool
-)->Tensor: # time maps, (points, B or 1, 1, H, W)
+def hold(
+    schedule: Tensor,  # time maps, (points, B or 1, 1, H or 1, W or 1)
+    known: Tensor,  # True where a pixel is observed, (B or 1, 1, H, W), bool
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W)
     """The same schedule with the observed pixels at time 0 throughout.
 
     Raises `TypeError` for a mask that is not boolean, `ValueError` for one of another shape."""
-    if known.dtype != torch.bool: raise TypeError(f"known must be boolean (True = observed), got {known.dtype}")
-    if known.dim() != 4 or known.shape[1] != 1: raise ValueError(f"known must have shape (B or 1, 1, H, W), got {tuple(known.shape)}")
+    if known.dtype != torch.bool:
+        raise TypeError(f"known must be boolean (True = observed), got {known.dtype}")
+    if known.dim() != 4 or known.shape[1] != 1:
+        raise ValueError(f"known must have shape (B or 1, 1, H, W), got {tuple(known.shape)}")
     return torch.where(known, 0, schedule)
 
 # %% ../nbs/library/12_spatial.ipynb #42c5b437
-def inpainting(known:Tensor, # True where a pixel is observed, (B or 1, 1, H, W), bool
-    points:int|Tensor=250, # points of the uniform grid, or a grid of one's own, (points,)
-)->Tensor: # time maps, (points, B or 1, 1, H, W)
+def inpainting(
+    known: Tensor,  # True where a pixel is observed, (B or 1, 1, H, W), bool
+    points: int | Tensor = 250,  # points of the uniform grid, or a grid of one's own, (points,)
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W)
     """Observed pixels stay at 0, the others run from 1 to 0 together (paper Eq. 4).
 
     Raises `TypeError` for a mask that is not boolean, `ValueError` for one of another shape."""
     return hold(_grid(points).to(known.device), known)
 
 # %% ../nbs/library/12_spatial.ipynb #bba2e63b
-def outpainting(height:int, # pixels
-    width:int, # pixels
-    window:tuple[int, int, int, int], # the observed window: top, left, bottom, right in pixels, the last two exclusive
-    points:int|Tensor=250, # points of the uniform grid, or a grid of one's own, (points,)
-)->Tensor: # time maps, (points, 1, 1, height, width)
+def outpainting(
+    height: int,  # pixels
+    width: int,  # pixels
+    window: tuple[
+        int, int, int, int
+    ],  # the observed window: top, left, bottom, right in pixels, the last two exclusive
+    points: int | Tensor = 250,  # points of the uniform grid, or a grid of one's own, (points,)
+) -> Tensor:  # time maps, (points, 1, 1, height, width)
     """Inpainting around a window.
 
     Raises `ValueError` for a window that is empty or leaves the image."""
     top, left, bottom, right = window
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise ValueError(f"window must be a nonempty (top, left, bottom, right) inside {height} x {width}, got {tuple(window)}")
+        raise ValueError(
+            f"window must be a nonempty (top, left, bottom, right) inside {height} x {width}, got {tuple(window)}"
+        )
     known = torch.zeros(1, 1, height, width, dtype=torch.bool)
     known[..., top:bottom, left:right] = True
     return inpainting(known, points)
 
 # %% ../nbs/library/12_spatial.ipynb #76677a64
 def _spread(rank, height, width, patch):
-    return rank.repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width].contiguous()
+    return (
+        rank.repeat_interleave(patch, 0).repeat_interleave(patch, 1)[:height, :width].contiguous()
+    )
+
 
 def _patches(height, width, patch):
-    if patch < 1: raise ValueError(f"patch must be a side of at least one pixel, got {patch}")
-    return -(-height//patch), -(-width//patch)
+    if patch < 1:
+        raise ValueError(f"patch must be a side of at least one pixel, got {patch}")
+    return -(-height // patch), -(-width // patch)
 
-def raster(height:int, # pixels
-    width:int, # pixels
-    patch:int=1, # side of the square groups, pixels; those at the right and lower edge may be cut
-)->Tensor: # group of each pixel, (height, width), int64
+
+def raster(
+    height: int,  # pixels
+    width: int,  # pixels
+    patch: int = 1,  # side of the square groups, pixels; those at the right and lower edge may be cut
+) -> Tensor:  # group of each pixel, (height, width), int64
     "Reading order: left to right, top to bottom."
     rows, columns = _patches(height, width, patch)
-    return _spread(torch.arange(rows*columns).view(rows, columns), height, width, patch)
+    return _spread(torch.arange(rows * columns).view(rows, columns), height, width, patch)
 
 # %% ../nbs/library/12_spatial.ipynb #9da8a9d0
-def random_order(height:int, # pixels
-    width:int, # pixels
-    patch:int=1, # side of the square groups, pixels
-    generator:torch.Generator|None=None, # of the order
-)->Tensor: # group of each pixel, (height, width), int64
+def random_order(
+    height: int,  # pixels
+    width: int,  # pixels
+    patch: int = 1,  # side of the square groups, pixels
+    generator: torch.Generator | None = None,  # of the order
+) -> Tensor:  # group of each pixel, (height, width), int64
     "A uniformly random order of the patches."
     rows, columns = _patches(height, width, patch)
-    return _spread(torch.randperm(rows*columns, generator=generator).view(rows, columns), height, width, patch)
+    return _spread(
+        torch.randperm(rows * columns, generator=generator).view(rows, columns),
+        height,
+        width,
+        patch,
+    )
 
 # %% ../nbs/library/12_spatial.ipynb #3edd61eb
-def spiral(height:int, # pixels
-    width:int, # pixels
-    patch:int=1, # side of the square groups, pixels
-    outward:bool=True, # from the middle to the edge; otherwise from the upper left corner inwards
-)->Tensor: # group of each pixel, (height, width), int64
+def spiral(
+    height: int,  # pixels
+    width: int,  # pixels
+    patch: int = 1,  # side of the square groups, pixels
+    outward: bool = True,  # from the middle to the edge; otherwise from the upper left corner inwards
+) -> Tensor:  # group of each pixel, (height, width), int64
     "A clockwise spiral inwards, or the same way back."
     rows, columns = _patches(height, width, patch)
     y, x = torch.arange(rows).view(-1, 1), torch.arange(columns)
     ring = torch.minimum(torch.minimum(y, rows - 1 - y), torch.minimum(x, columns - 1 - x))
-    h, w, y, x = rows - 2*ring, columns - 2*ring, y - ring, x - ring
-    up_left = torch.where(y == h - 1, w + h - 2 + w - 1 - x, 2*(w - 1) + 2*(h - 1) - y)
-    rank = rows*columns - h*w + torch.where(y == 0, x, torch.where(x == w - 1, w - 1 + y, up_left))
-    return _spread(rows*columns - 1 - rank if outward else rank, height, width, patch)
+    h, w, y, x = rows - 2 * ring, columns - 2 * ring, y - ring, x - ring
+    up_left = torch.where(y == h - 1, w + h - 2 + w - 1 - x, 2 * (w - 1) + 2 * (h - 1) - y)
+    rank = (
+        rows * columns - h * w + torch.where(y == 0, x, torch.where(x == w - 1, w - 1 + y, up_left))
+    )
+    return _spread(rows * columns - 1 - rank if outward else rank, height, width, patch)
 
 # %% ../nbs/library/12_spatial.ipynb #f391bebe
-def by_map(values:Tensor, # any map, (H, W) or (B, H, W); small values come first
-)->Tensor: # group of each pixel, int64, of the shape of `values`
+def by_map(
+    values: Tensor,  # any map, (H, W) or (B, H, W); small values come first
+) -> Tensor:  # group of each pixel, int64, of the shape of `values`
     "An order from any map: pixels of equal value form a group."
     return values.unique(return_inverse=True)[1]
 
 # %% ../nbs/library/12_spatial.ipynb #dc9b5c64
-def autoregressive(order:Tensor, # group of each pixel, 0, …, K - 1, group 0 first, (H, W) or (B, H, W), integer
-    steps:int, # steps that a group takes from noise to data
-    overlap:float=0., # share of a group's time for which the next is under way already, in [0, 1]
-)->Tensor: # time maps, (points, B or 1, 1, H, W); without overlap K*steps + 1 points
+def autoregressive(
+    order: Tensor,  # group of each pixel, 0, …, K - 1, group 0 first, (H, W) or (B, H, W), integer
+    steps: int,  # steps that a group takes from noise to data
+    overlap: float = 0.0,  # share of a group's time for which the next is under way already, in [0, 1]
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W); without overlap K*steps + 1 points
     """Groups in their order (@eq-spatial-autoregressive); `overlap` runs from one by one (0) to ordinary sampling (1).
 
     Raises `TypeError` or `ValueError` for an order that is no numbering of nonempty groups, for no steps and for an overlap outside [0, 1]."""
-    if order.is_floating_point() or order.dtype == torch.bool: raise TypeError(f"order must hold integers, got {order.dtype}")
+    if order.is_floating_point() or order.dtype == torch.bool:
+        raise TypeError(f"order must hold integers, got {order.dtype}")
     groups = int(order.max()) + 1
     if order.dim() not in (2, 3) or order.min() < 0 or len(order.unique()) != groups:
-        raise ValueError(f"order must number its groups 0, 1, …, with a pixel in each, in a map (H, W) or (B, H, W): got numbers from {int(order.min())} to {groups - 1}, {len(order.unique())} of them, in shape {tuple(order.shape)}")
-    if steps < 1 or not 0 <= overlap <= 1: raise ValueError(f"steps must be at least 1 and overlap in [0, 1], got {steps} and {overlap:g}")
-    length = (groups - 1)*(1 - overlap) + 1
-    count = math.ceil(length*steps - 1e-9)
-    v = torch.arange(count + 1, dtype=torch.float64, device=order.device)*length/count
-    begin = order.double().view(-1, 1, *order.shape[-2:])*(1 - overlap)
+        raise ValueError(
+            f"order must number its groups 0, 1, …, with a pixel in each, in a map (H, W) or (B, H, W): got numbers from {int(order.min())} to {groups - 1}, {len(order.unique())} of them, in shape {tuple(order.shape)}"
+        )
+    if steps < 1 or not 0 <= overlap <= 1:
+        raise ValueError(
+            f"steps must be at least 1 and overlap in [0, 1], got {steps} and {overlap:g}"
+        )
+    length = (groups - 1) * (1 - overlap) + 1
+    count = math.ceil(length * steps - 1e-9)
+    v = torch.arange(count + 1, dtype=torch.float64, device=order.device) * length / count
+    begin = order.double().view(-1, 1, *order.shape[-2:]) * (1 - overlap)
     return (begin + 1 - v.view(-1, 1, 1, 1, 1)).clamp(0, 1).float()
 
 # %% ../nbs/library/12_spatial.ipynb #a19f610d
-def validate(schedule:Tensor, # time maps, (points, B or 1, 1, H or 1, W or 1)
-    shape:tuple[int, ...], # shape of the data, (B, C, H, W)
-)->Tensor: # `schedule`, unchanged
+def validate(
+    schedule: Tensor,  # time maps, (points, B or 1, 1, H or 1, W or 1)
+    shape: tuple[int, ...],  # shape of the data, (B, C, H, W)
+) -> Tensor:  # `schedule`, unchanged
     """A schedule must be at least two maps of times that broadcast to the data and never rise.
 
     Raises `TypeError` for what is no floating-point tensor, and `ValueError` for NaN, times outside [0, 1], shapes that do not broadcast and clocks that run back."""
     check_times(schedule, name='schedule')
     if schedule.dim() != 5 or schedule.shape[0] < 2 or schedule.shape[2] != 1:
-        raise ValueError(f"schedule must have shape (points >= 2, B or 1, 1, H, W), got {tuple(schedule.shape)}")
+        raise ValueError(
+            f"schedule must have shape (points >= 2, B or 1, 1, H, W), got {tuple(schedule.shape)}"
+        )
     check_times(schedule[0], like=torch.empty(shape, device='meta'), name='a map of the schedule')
     rises = (schedule[1:] > schedule[:-1]).flatten(1).any(1).nonzero()
-    if len(rises): raise ValueError(f"schedule must never rise: a pixel is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}")
+    if len(rises):
+        raise ValueError(
+            f"schedule must never rise: a pixel is noisier at point {rises[0].item() + 1} than at point {rises[0].item()}"
+        )
     return schedule

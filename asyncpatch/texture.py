@@ -6,8 +6,8 @@
 __all__ = ['copied', 'brick_wall', 'minimal_cut', 'overlap_error', 'quilt', 'grow', 'continue_texture']
 
 # %% ../nbs/library/23_texture.ipynb #713661c7
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,97 +18,123 @@ from .inpainting import native
 from .samplers import Windowed
 
 # %% ../nbs/library/23_texture.ipynb #304d4b98
-def copied(exemplar:Tensor, # where pixels come from, (C, h, w)
-    source:Tensor, # number of a pixel of the exemplar in raster order, (H, W), int64
-)->Tensor: # the image, (C, H, W)
+def copied(
+    exemplar: Tensor,  # where pixels come from, (C, h, w)
+    source: Tensor,  # number of a pixel of the exemplar in raster order, (H, W), int64
+) -> Tensor:  # the image, (C, H, W)
     "The image whose pixels are the exemplar's at `source`."
     return exemplar.flatten(1)[:, source]
 
 # %% ../nbs/library/23_texture.ipynb #c5cea6ba
 def _check(exemplar, block, name):
-    if exemplar.ndim != 3 or not exemplar.is_floating_point(): raise ValueError(f"exemplar must be a floating-point image, (C, h, w), got {exemplar.dtype} of shape {tuple(exemplar.shape)}")
-    if not bool(exemplar.isfinite().all()): raise ValueError("exemplar must be finite everywhere")
-    if not 1 <= block <= min(exemplar.shape[1:]): raise ValueError(f"{name} must be from 1 to the exemplar's smaller side, {min(exemplar.shape[1:])}, got {block}")
+    if exemplar.ndim != 3 or not exemplar.is_floating_point():
+        raise ValueError(
+            f"exemplar must be a floating-point image, (C, h, w), got {exemplar.dtype} of shape {tuple(exemplar.shape)}"
+        )
+    if not bool(exemplar.isfinite().all()):
+        raise ValueError("exemplar must be finite everywhere")
+    if not 1 <= block <= min(exemplar.shape[1:]):
+        raise ValueError(
+            f"{name} must be from 1 to the exemplar's smaller side, {min(exemplar.shape[1:])}, got {block}"
+        )
 
 # %% ../nbs/library/23_texture.ipynb #67a50f57
-def brick_wall(height:int, # pixels
-    width:int, # pixels
-    generator:torch.Generator|None=None, # of the noise
-    brick:tuple[int, int]=(6, 12), # rows and columns of a brick, its joint included
-    noise:float=.08, # standard deviation of the noise
-)->Tensor: # a grey image in [-1, 1], up to the noise, (1, height, width)
+def brick_wall(
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: torch.Generator | None = None,  # of the noise
+    brick: tuple[int, int] = (6, 12),  # rows and columns of a brick, its joint included
+    noise: float = 0.08,  # standard deviation of the noise
+) -> Tensor:  # a grey image in [-1, 1], up to the noise, (1, height, width)
     "Bricks in running bond with joints one pixel wide: a texture whose structure and pixels are both easy to judge."
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
-    course = row//brick[0]
-    joint = (row%brick[0] == 0) | ((column + course%2*(brick[1]//2))%brick[1] == 0)
-    return torch.where(joint, .7, -.4)[None] + noise*torch.randn(1, height, width, generator=generator)
+    course = row // brick[0]
+    joint = (row % brick[0] == 0) | ((column + course % 2 * (brick[1] // 2)) % brick[1] == 0)
+    return torch.where(joint, 0.7, -0.4)[None] + noise * torch.randn(
+        1, height, width, generator=generator
+    )
 
 # %% ../nbs/library/23_texture.ipynb #b28a5a09
-def minimal_cut(error:Tensor, # disagreement of the two blocks, (length, overlap)
-)->Tensor: # column of the cut in each row, (length,)
+def minimal_cut(
+    error: Tensor,  # disagreement of the two blocks, (length, overlap)
+) -> Tensor:  # column of the cut in each row, (length,)
     "The path of least total error from the first row to the last, one column aside at most from row to row (@eq-cut)."
-    if error.ndim != 2 or 0 in error.shape: raise ValueError(f"error must be a map (length, overlap), got {tuple(error.shape)}")
+    if error.ndim != 2 or 0 in error.shape:
+        raise ValueError(f"error must be a map (length, overlap), got {tuple(error.shape)}")
     width, total = error.shape[1], [error[0]]
-    for row in error[1:]: total.append(row + F.pad(total[-1], (1, 1), value=math.inf).unfold(0, 3, 1).amin(1))
+    for row in error[1:]:
+        total.append(row + F.pad(total[-1], (1, 1), value=math.inf).unfold(0, 3, 1).amin(1))
     path = [int(total[-1].argmin())]
     for row in total[-2::-1]:
         low = max(path[-1] - 1, 0)
-        path.append(low + int(row[low:min(path[-1] + 2, width)].argmin()))
+        path.append(low + int(row[low : min(path[-1] + 2, width)].argmin()))
     return torch.tensor(path[::-1])
 
 # %% ../nbs/library/23_texture.ipynb #75108613
-def overlap_error(exemplar:Tensor, # where blocks come from, (C, h, w)
-    canvas:Tensor, # what lies where the block will go, (C, b, b)
-    laid:Tensor, # True where something lies, (b, b)
-)->Tensor: # squared difference for each place a block can be cut from, (h - b + 1, w - b + 1)
+def overlap_error(
+    exemplar: Tensor,  # where blocks come from, (C, h, w)
+    canvas: Tensor,  # what lies where the block will go, (C, b, b)
+    laid: Tensor,  # True where something lies, (b, b)
+) -> Tensor:  # squared difference for each place a block can be cut from, (h - b + 1, w - b + 1)
     "$\\sum_{laid}(e-c)^2$ of every block of the exemplar, by three correlations."
-    weight = laid.to(exemplar).expand_as(canvas)[None]                                  # (1, C, b, b)
-    cross = F.conv2d(exemplar[None], weight*canvas)
-    return (F.conv2d(exemplar[None]**2, weight) - 2*cross)[0, 0] + (weight*canvas**2).sum()
+    weight = laid.to(exemplar).expand_as(canvas)[None]  # (1, C, b, b)
+    cross = F.conv2d(exemplar[None], weight * canvas)
+    return (F.conv2d(exemplar[None] ** 2, weight) - 2 * cross)[0, 0] + (weight * canvas**2).sum()
 
 # %% ../nbs/library/23_texture.ipynb #e17e1156
 def _choose(error, tolerance, generator):
     "One of the places whose error is at most 1 + tolerance times the smallest, at random."
     error = error.clamp(min=0)
-    good = (error <= (1 + tolerance)*error.min() + 1e-9).nonzero()
+    good = (error <= (1 + tolerance) * error.min() + 1e-9).nonzero()
     return good[torch.randint(len(good), (), generator=generator)].tolist()
+
 
 def _kept(canvas, block, laid, overlap):
     "Where the canvas stays under a new block: on its side of the minimal cuts, above and to the left."
-    side, keep, error = len(laid), torch.zeros_like(laid), ((canvas - block)**2).sum(0)
+    side, keep, error = len(laid), torch.zeros_like(laid), ((canvas - block) ** 2).sum(0)
     number = torch.arange(overlap, device=laid.device)
-    if bool(laid[0].all()): keep[:overlap] |= (number < minimal_cut(error[:overlap].T).to(laid.device)[:, None]).T
-    if bool(laid[:, 0].all()): keep[:, :overlap] |= number < minimal_cut(error[:, :overlap]).to(laid.device)[:, None]
+    if bool(laid[0].all()):
+        keep[:overlap] |= (number < minimal_cut(error[:overlap].T).to(laid.device)[:, None]).T
+    if bool(laid[:, 0].all()):
+        keep[:, :overlap] |= number < minimal_cut(error[:, :overlap]).to(laid.device)[:, None]
     return keep & laid
 
 # %% ../nbs/library/23_texture.ipynb #6d70c4a4
-def quilt(exemplar:Tensor, # the given texture, which is the top of the result, (C, h, w)
-    height:int, # of the result in pixels, at least h
-    block:int=12, # side of a block in pixels
-    overlap:int|None=None, # of neighbouring blocks in pixels, a sixth of a block if not given
-    tolerance:float=.1, # how much worse than the best a candidate may be
-    generator:torch.Generator|None=None, # of the choices
-)->tuple[Tensor, Tensor]: # the image, (C, height, w), and the source of each pixel, (height, w)
+def quilt(
+    exemplar: Tensor,  # the given texture, which is the top of the result, (C, h, w)
+    height: int,  # of the result in pixels, at least h
+    block: int = 12,  # side of a block in pixels
+    overlap: int | None = None,  # of neighbouring blocks in pixels, a sixth of a block if not given
+    tolerance: float = 0.1,  # how much worse than the best a candidate may be
+    generator: torch.Generator | None = None,  # of the choices
+) -> tuple[Tensor, Tensor]:  # the image, (C, height, w), and the source of each pixel, (height, w)
     """Image quilting (Efros and Freeman, 2001) downwards from the exemplar.
 
     Raises `ValueError` for an exemplar that is no image, a block larger than it, an overlap outside the block, a height below the exemplar's."""
     _check(exemplar, block, 'block')
     c, h, w = exemplar.shape
-    overlap = max(1, block//6) if overlap is None else overlap
-    if not 1 <= overlap < block: raise ValueError(f"overlap must be from 1 to block - 1 = {block - 1}, got {overlap}")
-    if height < h: raise ValueError(f"height must be at least the exemplar's, {h}, got {height}")
-    step, numbers = block - overlap, torch.arange(h*w, device=exemplar.device).reshape(h, w)
-    rows, columns = -(-(height - h)//step)*step + h, max(0, -(-(w - block)//step))*step + block
+    overlap = max(1, block // 6) if overlap is None else overlap
+    if not 1 <= overlap < block:
+        raise ValueError(f"overlap must be from 1 to block - 1 = {block - 1}, got {overlap}")
+    if height < h:
+        raise ValueError(f"height must be at least the exemplar's, {h}, got {height}")
+    step, numbers = block - overlap, torch.arange(h * w, device=exemplar.device).reshape(h, w)
+    rows, columns = (
+        -(-(height - h) // step) * step + h,
+        max(0, -(-(w - block) // step)) * step + block,
+    )
     source = torch.full((rows, columns), -1, device=exemplar.device)
     source[:h, :w] = numbers
     for top in range(h - overlap, rows - overlap, step):
         for left in range(0, columns - overlap, step):
-            place = source[top:top + block, left:left + block]
+            place = source[top : top + block, left : left + block]
             laid = place >= 0
-            canvas = torch.where(laid, copied(exemplar, place.clamp(min=0)), 0.)
+            canvas = torch.where(laid, copied(exemplar, place.clamp(min=0)), 0.0)
             i, j = _choose(overlap_error(exemplar, canvas, laid), tolerance, generator)
-            keep = _kept(canvas, exemplar[:, i:i + block, j:j + block], laid, overlap)
-            source[top:top + block, left:left + block] = torch.where(keep, place, numbers[i:i + block, j:j + block])
+            keep = _kept(canvas, exemplar[:, i : i + block, j : j + block], laid, overlap)
+            source[top : top + block, left : left + block] = torch.where(
+                keep, place, numbers[i : i + block, j : j + block]
+            )
         source[:h, :w] = numbers
     return copied(exemplar, source[:height, :w]), source[:height, :w]
 
@@ -116,44 +142,70 @@ def quilt(exemplar:Tensor, # the given texture, which is the top of the result, 
 def _windows(image, window):
     "Every window wholly inside an image (C, h, w), as rows of C*window*window numbers, and the number of its middle pixel."
     c, h, w = image.shape
-    half = window//2
-    cut = image.unfold(1, window, 1).unfold(2, window, 1).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
-    return cut, torch.arange(h*w, device=image.device).reshape(h, w)[half:h - half, half:w - half].flatten()
+    half = window // 2
+    cut = (
+        image.unfold(1, window, 1)
+        .unfold(2, window, 1)
+        .permute(1, 2, 0, 3, 4)
+        .flatten(2)
+        .flatten(0, 1)
+    )
+    return cut, torch.arange(h * w, device=image.device).reshape(h, w)[
+        half : h - half, half : w - half
+    ].flatten()
+
 
 def _gaussian(window, channels):
     "Weights of a window, for each channel, (channels*window*window,)."
-    place = torch.arange(window) - window//2
-    line = (-place**2/(2*(window/6.4)**2)).exp()
-    return (line[:, None]*line).flatten().repeat(channels)
+    place = torch.arange(window) - window // 2
+    line = (-(place**2) / (2 * (window / 6.4) ** 2)).exp()
+    return (line[:, None] * line).flatten().repeat(channels)
 
 # %% ../nbs/library/23_texture.ipynb #c33405c8
-def grow(exemplar:Tensor, # the given texture, which is the top of the result, (C, h, w)
-    height:int, # of the result in pixels, at least h
-    window:int=9, # side of the neighbourhood, odd
-    tolerance:float=.1, # how much worse than the best a candidate may be
-    generator:torch.Generator|None=None, # of the choices
-)->tuple[Tensor, Tensor]: # the image, (C, height, w), and the source of each pixel, (height, w)
+def grow(
+    exemplar: Tensor,  # the given texture, which is the top of the result, (C, h, w)
+    height: int,  # of the result in pixels, at least h
+    window: int = 9,  # side of the neighbourhood, odd
+    tolerance: float = 0.1,  # how much worse than the best a candidate may be
+    generator: torch.Generator | None = None,  # of the choices
+) -> tuple[Tensor, Tensor]:  # the image, (C, height, w), and the source of each pixel, (height, w)
     """Non-parametric sampling (Efros and Leung, 1999) downwards from the exemplar.
 
     Raises `ValueError` for an exemplar that is no image, an even or too large window, a height below the exemplar's."""
     _check(exemplar, window, 'window')
-    if window%2 == 0: raise ValueError(f"window must be odd, got {window}")
+    if window % 2 == 0:
+        raise ValueError(f"window must be odd, got {window}")
     c, h, w = exemplar.shape
-    if height < h: raise ValueError(f"height must be at least the exemplar's, {h}, got {height}")
-    half, (candidates, middle), weight = window//2, _windows(exemplar, window), _gaussian(window, c).to(exemplar)
+    if height < h:
+        raise ValueError(f"height must be at least the exemplar's, {h}, got {height}")
+    half, (candidates, middle), weight = (
+        window // 2,
+        _windows(exemplar, window),
+        _gaussian(window, c).to(exemplar),
+    )
     squares, source = candidates**2, torch.full((height, w), -1, device=exemplar.device)
-    source[:h] = torch.arange(h*w, device=exemplar.device).reshape(h, w)
-    page = F.pad(torch.cat([exemplar, exemplar.new_zeros(c, height - h, w)], 1), (half,)*4)
-    known = F.pad((source >= 0).to(exemplar), (half,)*4)
+    source[:h] = torch.arange(h * w, device=exemplar.device).reshape(h, w)
+    page = F.pad(torch.cat([exemplar, exemplar.new_zeros(c, height - h, w)], 1), (half,) * 4)
+    known = F.pad((source >= 0).to(exemplar), (half,) * 4)
     box = torch.ones(1, 1, window, window).to(exemplar)
-    while bool((ring := (source < 0) & (F.max_pool2d(known[None, None], 3, 1)[0, 0, half - 1:half - 1 + height, half - 1:half - 1 + w] > 0)).any()):
+    while bool(
+        (
+            ring := (source < 0)
+            & (
+                F.max_pool2d(known[None, None], 3, 1)[
+                    0, 0, half - 1 : half - 1 + height, half - 1 : half - 1 + w
+                ]
+                > 0
+            )
+        ).any()
+    ):
         neighbours = F.conv2d(known[None, None], box)[0, 0]
         order = ring.nonzero()[neighbours[ring].argsort(descending=True, stable=True)]
         for i, j in order.tolist():
             here = (slice(i, i + window), slice(j, j + window))
-            seen = weight*known[here].flatten().repeat(c)
+            seen = weight * known[here].flatten().repeat(c)
             around = page[:, *here].flatten()
-            error = squares@seen - 2*candidates@(seen*around) + (seen*around**2).sum()
+            error = squares @ seen - 2 * candidates @ (seen * around) + (seen * around**2).sum()
             chosen = middle[_choose(error, tolerance, generator)[0]]
             source[i, j], known[i + half, j + half] = chosen, 1
             page[:, i + half, j + half] = exemplar.flatten(1)[:, chosen]
@@ -162,34 +214,54 @@ def grow(exemplar:Tensor, # the given texture, which is the top of the result, (
 # %% ../nbs/library/23_texture.ipynb #6ebdd005
 def _check_continued(exemplar, height, size, rows, channels):
     _check(exemplar, size, 'size')
-    if height < exemplar.shape[1]: raise ValueError(f"height must be at least the exemplar's, {exemplar.shape[1]}, got {height}")
-    if rows < 1: raise ValueError(f"rows must be at least 1, got {rows}")
-    if channels not in (None, len(exemplar)) and len(exemplar) != 1: raise ValueError(f"channels must be the exemplar's, {len(exemplar)}, unless that is grey; got {channels}")
+    if height < exemplar.shape[1]:
+        raise ValueError(
+            f"height must be at least the exemplar's, {exemplar.shape[1]}, got {height}"
+        )
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    if channels not in (None, len(exemplar)) and len(exemplar) != 1:
+        raise ValueError(
+            f"channels must be the exemplar's, {len(exemplar)}, unless that is grey; got {channels}"
+        )
 
 # %% ../nbs/library/23_texture.ipynb #09866496
-def continue_texture(denoiser:Callable, # posterior mean at fields of times for windows, `denoiser(z, t, label)`
-    exemplar:Tensor, # the given texture, which is the top of the result, (C, h, w)
-    height:int, # of the result in pixels, at least h
-    size:int, # side of a window in pixels
-    weight:float=1., # omega of input guidance
-    rows:int|None=None, # of a strip, half a window if not given; all that is missing at once if it is as many
-    stride:int|None=None, # largest step between windows in pixels, half a window if not given
-    points:int=50, # of the time grid of each strip
-    stochasticity:float=.25, # c: 0 is DDIM, 1 is DDPM
-    generator:torch.Generator|None=None, # of all noise
-    channels:int|None=None, # that the denoiser knows; a grey exemplar is given to all alike, and their mean is taken
-    limits:tuple[float, float]=(-math.inf, math.inf), # of values; rows are cut off there before the next are drawn below them
-)->Tensor: # the image, (C, height, w)
+def continue_texture(
+    denoiser: Callable,  # posterior mean at fields of times for windows, `denoiser(z, t, label)`
+    exemplar: Tensor,  # the given texture, which is the top of the result, (C, h, w)
+    height: int,  # of the result in pixels, at least h
+    size: int,  # side of a window in pixels
+    weight: float = 1.0,  # omega of input guidance
+    rows: int
+    | None = None,  # of a strip, half a window if not given; all that is missing at once if it is as many
+    stride: int | None = None,  # largest step between windows in pixels, half a window if not given
+    points: int = 50,  # of the time grid of each strip
+    stochasticity: float = 0.25,  # c: 0 is DDIM, 1 is DDPM
+    generator: torch.Generator | None = None,  # of all noise
+    channels: int
+    | None = None,  # that the denoiser knows; a grey exemplar is given to all alike, and their mean is taken
+    limits: tuple[float, float] = (
+        -math.inf,
+        math.inf,
+    ),  # of values; rows are cut off there before the next are drawn below them
+) -> Tensor:  # the image, (C, height, w)
     """Inpainting with input guidance, strip by strip downwards from the exemplar (paper, §5.4; the strips are ours).
 
     Raises `ValueError` for an exemplar that is no image or smaller than a window, a height below the exemplar's, strips without rows, channels that do not fit."""
-    rows = max(1, size//2) if rows is None else rows
+    rows = max(1, size // 2) if rows is None else rows
     _check_continued(exemplar, height, size, rows, channels)
-    page, above = exemplar.expand(channels or len(exemplar), -1, -1), max(size - rows, size//2)
+    page, above = exemplar.expand(channels or len(exemplar), -1, -1), max(size - rows, size // 2)
     guided = InputGuidance(Windowed(denoiser, size, stride), weight, generator=generator)
     while page.shape[1] < height:
         strip = F.pad(page[:, -above:], (0, 0, 0, rows))[None]
-        known = (torch.arange(above + rows, device=page.device) < above)[:, None].expand(1, 1, -1, page.shape[2])
-        below = native(guided, strip, known, generator=generator, points=points, stochasticity=stochasticity)[0, :, above:].clamp(*limits)
-        page = torch.cat([page, below if channels in (None, len(exemplar)) else below.mean(0).expand_as(below)], 1)
-    return page[:len(exemplar), :height]
+        known = (torch.arange(above + rows, device=page.device) < above)[:, None].expand(
+            1, 1, -1, page.shape[2]
+        )
+        below = native(
+            guided, strip, known, generator=generator, points=points, stochasticity=stochasticity
+        )[0, :, above:].clamp(*limits)
+        page = torch.cat(
+            [page, below if channels in (None, len(exemplar)) else below.mean(0).expand_as(below)],
+            1,
+        )
+    return page[: len(exemplar), :height]

@@ -14,8 +14,8 @@ __all__ = ['T_MIN', 'T_MAX', 'LAWS', 'DENSITIES', 'between', 'synchronous', 'log
            'asyncpatch_path_weight']
 
 # %% ../nbs/library/11_timesteps.ipynb #722160a1
-from collections.abc import Callable, Sequence
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,264 +26,324 @@ from .masks import perlin_mask, rand
 # %% ../nbs/library/11_timesteps.ipynb #71325f7e
 T_MIN, T_MAX = 1e-4, 1 - 1e-4
 
-def between(u:Tensor, # numbers in [0, 1]
-    t_min:float=T_MIN, # where 0 goes
-    t_max:float=T_MAX, # where 1 goes
-)->Tensor: # times in [t_min, t_max], of the shape of `u`
+
+def between(
+    u: Tensor,  # numbers in [0, 1]
+    t_min: float = T_MIN,  # where 0 goes
+    t_max: float = T_MAX,  # where 1 goes
+) -> Tensor:  # times in [t_min, t_max], of the shape of `u`
     """$(1-u)\\,t_{\\min}+u\\,t_{\\max}$, exact at both ends.
 
     Raises `ValueError` unless 0 <= t_min <= t_max <= 1."""
-    if not 0 <= t_min <= t_max <= 1: raise ValueError(f"t_min and t_max must be times with t_min <= t_max, got {t_min:g} and {t_max:g}")
-    return (1 - u)*t_min + u*t_max
+    if not 0 <= t_min <= t_max <= 1:
+        raise ValueError(
+            f"t_min and t_max must be times with t_min <= t_max, got {t_min:g} and {t_max:g}"
+        )
+    return (1 - u) * t_min + u * t_max
 
 # %% ../nbs/library/11_timesteps.ipynb #0915aefb
-def synchronous(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def synchronous(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "Ordinary diffusion: one uniform time for the whole image."
     return between(rand((n, 1, 1, 1), generator, device), t_min, t_max).expand(n, 1, height, width)
 
 # %% ../nbs/library/11_timesteps.ipynb #732974ac
-def logit_normal(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    loc:float=0., # mean of the logit; above 0 is noisier
-    scale:float=1., # standard deviation of the logit
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def logit_normal(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    loc: float = 0.0,  # mean of the logit; above 0 is noisier
+    scale: float = 1.0,  # standard deviation of the logit
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "One time for the whole image, $t=\\mathrm{sigmoid}(\\mathrm{loc}+\\mathrm{scale}\\cdot\\xi)$ with $\\xi\\sim\\mathcal N(0,1)$ (Esser et al., 2024)."
-    u = (loc + scale*randn((n, 1, 1, 1), generator, device)).sigmoid()
+    u = (loc + scale * randn((n, 1, 1, 1), generator, device)).sigmoid()
     return between(u, t_min, t_max).expand(n, 1, height, width)
 
 # %% ../nbs/library/11_timesteps.ipynb #290047bf
-def independent(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def independent(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "Every pixel its own uniform time."
     return between(rand((n, 1, height, width), generator, device), t_min, t_max)
 
 # %% ../nbs/library/11_timesteps.ipynb #7642257f
-def default_scales(height:int, # pixels
-    width:int, # pixels
-)->tuple[int, ...]: # sides of square patches, in pixels
+def default_scales(
+    height: int,  # pixels
+    width: int,  # pixels
+) -> tuple[int, ...]:  # sides of square patches, in pixels
     "The powers of two from one pixel to the first that covers the image."
     return tuple(2**k for k in range((max(height, width) - 1).bit_length() + 1))
 
 # %% ../nbs/library/11_timesteps.ipynb #f0cbb248
-def draw_sides(n:int, # images
-    scales:Sequence[int], # sides of square patches, in pixels
-    weights:Sequence[float]|None=None, # their probabilities up to a factor; None means equal
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the sides will be
-)->Tensor: # side of the patches of each image in pixels, (n, 1), int64
+def draw_sides(
+    n: int,  # images
+    scales: Sequence[int],  # sides of square patches, in pixels
+    weights: Sequence[float] | None = None,  # their probabilities up to a factor; None means equal
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the sides will be
+) -> Tensor:  # side of the patches of each image in pixels, (n, 1), int64
     """One patch side per image from a law on `scales`.
 
     Raises `ValueError` for sides below one pixel and for weights that are no law on the sides."""
-    weights = [1]*len(scales) if weights is None else list(weights)
-    if not scales or min(scales) < 1: raise ValueError(f"scales must be sides of at least one pixel, got {tuple(scales)}")
+    weights = [1] * len(scales) if weights is None else list(weights)
+    if not scales or min(scales) < 1:
+        raise ValueError(f"scales must be sides of at least one pixel, got {tuple(scales)}")
     if len(weights) != len(scales) or min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"weights must be one nonnegative number per scale, not all zero: got {tuple(weights)} for {tuple(scales)}")
-    edges = [sum(weights[:k + 1])/sum(weights) for k in range(len(weights) - 1)]
-    which = torch.bucketize(rand((n, 1), generator, device), torch.tensor(edges, device=device), right=True)
+        raise ValueError(
+            f"weights must be one nonnegative number per scale, not all zero: got {tuple(weights)} for {tuple(scales)}"
+        )
+    edges = [sum(weights[: k + 1]) / sum(weights) for k in range(len(weights) - 1)]
+    which = torch.bucketize(
+        rand((n, 1), generator, device), torch.tensor(edges, device=device), right=True
+    )
     return torch.tensor(scales, device=device)[which]
 
 # %% ../nbs/library/11_timesteps.ipynb #2cec1aab
-def patch_index(side:Tensor, # side of the patches of each image, (n, 1), pixels
-    height:int, # pixels
-    width:int, # pixels
-    shift:Tensor|None=None, # numbers in [0, 1), (n, 2): the grid of each image moves up and left by that share of a side
-)->Tensor: # number of the patch that a pixel is in, (n, height, width), below height * width
+def patch_index(
+    side: Tensor,  # side of the patches of each image, (n, 1), pixels
+    height: int,  # pixels
+    width: int,  # pixels
+    shift: Tensor
+    | None = None,  # numbers in [0, 1), (n, 2): the grid of each image moves up and left by that share of a side
+) -> Tensor:  # number of the patch that a pixel is in, (n, height, width), below height * width
     "A grid of squares by arithmetic: $\\lfloor y/\\mathrm{side}\\rfloor\\,W+\\lfloor x/\\mathrm{side}\\rfloor$."
     y, x = torch.arange(height, device=side.device), torch.arange(width, device=side.device)
-    up, left = (0, 0) if shift is None else (shift*side).long().split(1, -1)
-    return ((y + up)//side).unsqueeze(2)*width + ((x + left)//side).unsqueeze(1)
+    up, left = (0, 0) if shift is None else (shift * side).long().split(1, -1)
+    return ((y + up) // side).unsqueeze(2) * width + ((x + left) // side).unsqueeze(1)
 
 # %% ../nbs/library/11_timesteps.ipynb #6054da3b
-def look_up(table:Tensor, # a number for every patch, (n, height * width)
-    index:Tensor, # number of the patch that a pixel is in, (n, height, width)
-)->Tensor: # the number of its patch for every pixel, (n, 1, height, width)
+def look_up(
+    table: Tensor,  # a number for every patch, (n, height * width)
+    index: Tensor,  # number of the patch that a pixel is in, (n, height, width)
+) -> Tensor:  # the number of its patch for every pixel, (n, 1, height, width)
     "Spread a table over an image."
     return table.gather(1, index.flatten(1)).view(index.shape).unsqueeze(1)
 
 # %% ../nbs/library/11_timesteps.ipynb #b86042d9
-def draw_patches(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the index will be
-    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
-    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
-    shift:bool=False, # move the grid of each image by a random offset
-)->Tensor: # number of the patch that a pixel is in, (n, height, width)
+def draw_patches(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the index will be
+    scales: Sequence[int]
+    | None = None,  # sides of square patches, in pixels; None means the powers of two up to the image
+    weights: Sequence[float]
+    | None = None,  # probabilities of the sides up to a factor; None means equal
+    shift: bool = False,  # move the grid of each image by a random offset
+) -> Tensor:  # number of the patch that a pixel is in, (n, height, width)
     "A random grid of square patches for each image: one side per image, drawn from the law of scales."
-    side = draw_sides(n, default_scales(height, width) if scales is None else scales, weights, generator, device)
+    side = draw_sides(
+        n, default_scales(height, width) if scales is None else scales, weights, generator, device
+    )
     return patch_index(side, height, width, rand((n, 2), generator, device) if shift else None)
 
 # %% ../nbs/library/11_timesteps.ipynb #753dfdc4
-def patchwise(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
-    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
-    shift:bool=False, # move the grid of each image by a random offset
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def patchwise(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int]
+    | None = None,  # sides of square patches, in pixels; None means the powers of two up to the image
+    weights: Sequence[float]
+    | None = None,  # probabilities of the sides up to a factor; None means equal
+    shift: bool = False,  # move the grid of each image by a random offset
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "Every patch its own uniform time (paper Fig. 2, middle)."
     index = draw_patches(n, height, width, generator, device, scales, weights, shift)
-    return between(look_up(rand((n, height*width), generator, device), index), t_min, t_max)
+    return between(look_up(rand((n, height * width), generator, device), index), t_min, t_max)
 
 # %% ../nbs/library/11_timesteps.ipynb #8e6a4e57
-def bates_cdf(mean:Tensor, # where to evaluate, any shape
-    patches:int, # K
-)->Tensor: # P(mean of K independent uniform numbers <= `mean`), float64, of the shape of `mean`
+def bates_cdf(
+    mean: Tensor,  # where to evaluate, any shape
+    patches: int,  # K
+) -> Tensor:  # P(mean of K independent uniform numbers <= `mean`), float64, of the shape of `mean`
     "Law of the mean time of an image under `patchwise` with K equal patches (@eq-timesteps-bates)."
     m = mean.double().clamp(0, 1)
     j = torch.arange(1, 513, dtype=torch.float64, device=m.device)
-    terms = torch.sinc(j/patches)**patches*(2*math.pi*j*(m - .5).unsqueeze(-1)).sin()/(math.pi*j)
+    terms = (
+        torch.sinc(j / patches) ** patches
+        * (2 * math.pi * j * (m - 0.5).unsqueeze(-1)).sin()
+        / (math.pi * j)
+    )
     return m + terms.sum(-1)
 
 # %% ../nbs/library/11_timesteps.ipynb #360ad78c
-def asyncpatch_cells(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
-    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
-    shift:bool=False, # move the grid of each image by a random offset
-    cap:float=.5, # largest half-width of the interval, as a share of t_max - t_min
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->tuple[Tensor, Tensor, Tensor]: # centre of each image (n, 1), times of its patches (n, height * width), patch of each pixel (n, height, width)
+def asyncpatch_cells(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int]
+    | None = None,  # sides of square patches, in pixels; None means the powers of two up to the image
+    weights: Sequence[float]
+    | None = None,  # probabilities of the sides up to a factor; None means equal
+    shift: bool = False,  # move the grid of each image by a random offset
+    cap: float = 0.5,  # largest half-width of the interval, as a share of t_max - t_min
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # centre of each image (n, 1), times of its patches (n, height * width), patch of each pixel (n, height, width)
     """The draws behind `asyncpatch`: $\\bar t$, then $t_i\\sim\\mathcal U(\\bar t-\\delta,\\bar t+\\delta)$ (@eq-timesteps-asyncpatch), and where the patches are.
 
     Raises `ValueError` for a negative `cap`."""
-    if not cap >= 0: raise ValueError(f"cap must not be negative, got {cap:g}")
+    if not cap >= 0:
+        raise ValueError(f"cap must not be negative, got {cap:g}")
     index = draw_patches(n, height, width, generator, device, scales, weights, shift)
     centre = rand((n, 1), generator, device)
     delta = torch.minimum(centre, 1 - centre).clamp(max=cap)
-    cells = centre + delta*(2*rand((n, height*width), generator, device) - 1)
+    cells = centre + delta * (2 * rand((n, height * width), generator, device) - 1)
     return between(centre, t_min, t_max), between(cells, t_min, t_max), index
 
 # %% ../nbs/library/11_timesteps.ipynb #cea6de35
-def asyncpatch(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
-    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means equal
-    shift:bool=False, # move the grid of each image by a random offset
-    cap:float=.5, # largest half-width of the interval, as a share of t_max - t_min
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def asyncpatch(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int]
+    | None = None,  # sides of square patches, in pixels; None means the powers of two up to the image
+    weights: Sequence[float]
+    | None = None,  # probabilities of the sides up to a factor; None means equal
+    shift: bool = False,  # move the grid of each image by a random offset
+    cap: float = 0.5,  # largest half-width of the interval, as a share of t_max - t_min
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "A centre for the image, then for every patch a time in the largest feasible interval around it (paper Fig. 2, right)."
-    _, cells, index = asyncpatch_cells(n, height, width, generator, device, scales, weights, shift, cap, t_min, t_max)
+    _, cells, index = asyncpatch_cells(
+        n, height, width, generator, device, scales, weights, shift, cap, t_min, t_max
+    )
     return look_up(cells, index)
 
 # %% ../nbs/library/11_timesteps.ipynb #371215cc
 def _check_cap(cap):
-    if not cap > 0: raise ValueError(f"cap must be positive for a closed form (at 0 the law is synchronous), got {cap:g}")
-    return min(cap, .5)
+    if not cap > 0:
+        raise ValueError(
+            f"cap must be positive for a closed form (at 0 the law is synchronous), got {cap:g}"
+        )
+    return min(cap, 0.5)
 
-def asyncpatch_pixel_density(t:Tensor, # times in [0, 1], any shape
-    cap:float=.5, # largest half-width of the interval
-)->Tensor: # density of the time of any one pixel, of the shape of `t`; infinite at 0 and 1
+
+def asyncpatch_pixel_density(
+    t: Tensor,  # times in [0, 1], any shape
+    cap: float = 0.5,  # largest half-width of the interval
+) -> Tensor:  # density of the time of any one pixel, of the shape of `t`; infinite at 0 and 1
     """$p(t)=-\\frac12\\log(t(1-t))$ for every number of patches, and @eq-timesteps-pixel-cap where the cap acts; for t_min = 0, t_max = 1.
 
     Raises `ValueError` unless `cap` is positive."""
     c = _check_cap(cap)
-    ends = (-(t/(2*c)).log()).clamp(min=0)/2 + (-((1 - t)/(2*c)).log()).clamp(min=0)/2
-    return ends + ((t + c).clamp(max=1 - c) - (t - c).clamp(min=c)).clamp(min=0)/(2*c)
+    ends = (-(t / (2 * c)).log()).clamp(min=0) / 2 + (-((1 - t) / (2 * c)).log()).clamp(min=0) / 2
+    return ends + ((t + c).clamp(max=1 - c) - (t - c).clamp(min=c)).clamp(min=0) / (2 * c)
 
 # %% ../nbs/library/11_timesteps.ipynb #6ed2532b
-def asyncpatch_pixel_cdf(t:Tensor, # times in [0, 1], any shape
-    cap:float=.5, # largest half-width of the interval
-)->Tensor: # P(time of a pixel <= t), of the shape of `t`
+def asyncpatch_pixel_cdf(
+    t: Tensor,  # times in [0, 1], any shape
+    cap: float = 0.5,  # largest half-width of the interval
+) -> Tensor:  # P(time of a pixel <= t), of the shape of `t`
     """The integral of `asyncpatch_pixel_density` (@eq-timesteps-pixel).
 
     Raises `ValueError` unless `cap` is positive."""
     c = _check_cap(cap)
-    low = lambda s: (s - torch.special.xlogy(s, s/(2*c)))/2
-    end = lambda s: torch.where(s < 2*c, low(s), c)
-    ramp = lambda s: torch.where(s < 2*c, s.clamp(min=0)**2/(4*c), s - c)
-    return end(t) + c - end(1 - t) + ramp(t) - ramp(t - 1 + 2*c)
+    low = lambda s: (s - torch.special.xlogy(s, s / (2 * c))) / 2
+    end = lambda s: torch.where(s < 2 * c, low(s), c)
+    ramp = lambda s: torch.where(s < 2 * c, s.clamp(min=0) ** 2 / (4 * c), s - c)
+    return end(t) + c - end(1 - t) + ramp(t) - ramp(t - 1 + 2 * c)
 
 # %% ../nbs/library/11_timesteps.ipynb #16727c9c
-def asyncpatch_mean_cdf(mean:Tensor, # where to evaluate, any shape
-    patches:int, # K, patches of equal size
-)->Tensor: # P(mean time of an image <= `mean`), float64, of the shape of `mean`
+def asyncpatch_mean_cdf(
+    mean: Tensor,  # where to evaluate, any shape
+    patches: int,  # K, patches of equal size
+) -> Tensor:  # P(mean time of an image <= `mean`), float64, of the shape of `mean`
     "Law of the mean time of an AsyncPatch image with K equal patches (@eq-timesteps-mean); t_min = 0, t_max = 1, no cap."
     y = torch.linspace(0, 1, 2001, dtype=torch.float64, device=mean.device)
     F = bates_cdf(y, patches)
-    inverse = F[1:].diff()*(y[2:]/y[1:-1]).log()*2000
-    psi = F + y*torch.nn.functional.pad(inverse.flip(0).cumsum(0).flip(0), (1, 1))
-    cdf = (psi + 1 - psi.flip(0))/2
-    place = mean.double().clamp(0, 1)*2000
+    inverse = F[1:].diff() * (y[2:] / y[1:-1]).log() * 2000
+    psi = F + y * torch.nn.functional.pad(inverse.flip(0).cumsum(0).flip(0), (1, 1))
+    cdf = (psi + 1 - psi.flip(0)) / 2
+    place = mean.double().clamp(0, 1) * 2000
     return torch.lerp(cdf[place.long()], cdf[(place.long() + 1).clamp(max=2000)], place.frac())
 
 # %% ../nbs/library/11_timesteps.ipynb #75f2afb4
-def patchwise_spread_cdf(spread:Tensor, # where to evaluate, any shape
-    patches:int, # K
-)->Tensor: # P(max - min of the times of an image <= `spread`), float64
+def patchwise_spread_cdf(
+    spread: Tensor,  # where to evaluate, any shape
+    patches: int,  # K
+) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
     "$K\\Delta^{K-1}-(K-1)\\Delta^K$, the Beta(K-1, 2) law of the range of K uniform numbers."
     d = spread.double().clamp(0, 1)
-    return patches*d**(patches - 1) - (patches - 1)*d**patches
+    return patches * d ** (patches - 1) - (patches - 1) * d**patches
 
 # %% ../nbs/library/11_timesteps.ipynb #e0f44600
-def asyncpatch_spread_cdf(spread:Tensor, # where to evaluate, any shape
-    patches:int, # K
-    cap:float=.5, # largest half-width of the interval
-)->Tensor: # P(max - min of the times of an image <= `spread`), float64, of the shape of `spread`
+def asyncpatch_spread_cdf(
+    spread: Tensor,  # where to evaluate, any shape
+    patches: int,  # K
+    cap: float = 0.5,  # largest half-width of the interval
+) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64, of the shape of `spread`
     """Law of the spread of an AsyncPatch image (@eq-timesteps-spread); t_min = 0, t_max = 1.
 
     Raises `ValueError` unless `cap` is positive."""
     K, c, d = patches, _check_cap(cap), spread.double()
-    a = (d/(2*c)).clamp(0, 1)
-    if K == 1: return (d >= 0).double()
-    head = -a.log() if K == 2 else (1 - a**(K - 2))/(K - 2)
-    wide = torch.where(a > 0, d*K*(K - 1)*(head - (1 - a**(K - 1))/(K - 1)), 0)
+    a = (d / (2 * c)).clamp(0, 1)
+    if K == 1:
+        return (d >= 0).double()
+    head = -a.log() if K == 2 else (1 - a ** (K - 2)) / (K - 2)
+    wide = torch.where(a > 0, d * K * (K - 1) * (head - (1 - a ** (K - 1)) / (K - 1)), 0)
     return patchwise_spread_cdf(a, K) + wide
 
 # %% ../nbs/library/11_timesteps.ipynb #6e8240d5
-def asyncpatch_cleanest_cdf(t:Tensor, # where to evaluate, in [0, 1], any shape
-    patches:int, # K
-)->Tensor: # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
+def asyncpatch_cleanest_cdf(
+    t: Tensor,  # where to evaluate, in [0, 1], any shape
+    patches: int,  # K
+) -> Tensor:  # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
     "Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest); t_min = 0, t_max = 1, no cap."
     K, x = patches, t.double()
     j = torch.arange(1, K, dtype=torch.float64, device=t.device)
-    low = (1 - x)**K + K*(torch.special.xlogy(x, x) + x*((1 - x).unsqueeze(-1)**j/j).sum(-1))
-    ratio = -torch.special.xlogy(1 - x, 1 - x) if K == 1 else K/(K - 1)*(1 - x)*(1 - (1 - x)**(K - 1))
-    return 1 - (low + (1 - x)**K + ratio)/2
+    low = (1 - x) ** K + K * (
+        torch.special.xlogy(x, x) + x * ((1 - x).unsqueeze(-1) ** j / j).sum(-1)
+    )
+    ratio = (
+        -torch.special.xlogy(1 - x, 1 - x)
+        if K == 1
+        else K / (K - 1) * (1 - x) * (1 - (1 - x) ** (K - 1))
+    )
+    return 1 - (low + (1 - x) ** K + ratio) / 2
 
 # %% ../nbs/library/11_timesteps.ipynb #40557de0
-def perlin(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    probability:float=.5, # of b = 1: that the rest of the image is noise rather than clean
-    per_pixel:bool=False, # the other reading: a time for every pixel of the region, not one for all
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def perlin(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    probability: float = 0.5,  # of b = 1: that the rest of the image is noise rather than clean
+    per_pixel: bool = False,  # the other reading: a time for every pixel of the region, not one for all
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "$t\\,\\mathbf m+(1-\\mathbf m)\\,b$ with a Perlin mask $\\mathbf m$ and $b\\in\\{0,1\\}$ (paper Fig. 2, left)."
     mask = perlin_mask(n, height, width, generator, device)
     inside = rand((n, 1, height, width) if per_pixel else (n, 1, 1, 1), generator, device)
@@ -293,307 +353,433 @@ def perlin(n:int, # images
 # %% ../nbs/library/11_timesteps.ipynb #59ee69fc
 def _noisier(cleanest, std, generator):
     room = 1 - cleanest
-    up = (room/2).clamp(max=std)*randn(cleanest.shape, generator, cleanest.device).abs()
-    return cleanest + torch.where(up <= room, up, room*rand(cleanest.shape, generator, cleanest.device))
+    up = (room / 2).clamp(max=std) * randn(cleanest.shape, generator, cleanest.device).abs()
+    return cleanest + torch.where(
+        up <= room, up, room * rand(cleanest.shape, generator, cleanest.device)
+    )
 
-def ltg(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]=(2,), # sides of square patches, in pixels; the source has a transformer's patches, 2 latent pixels
-    loc:float=.7, # mean of the logit of the largest share of signal; above 0 is cleaner
-    scale:float=1., # its standard deviation
-    std:float=.6, # largest standard deviation of the half-normal
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+
+def ltg(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int] = (
+        2,
+    ),  # sides of square patches, in pixels; the source has a transformer's patches, 2 latent pixels
+    loc: float = 0.7,  # mean of the logit of the largest share of signal; above 0 is cleaner
+    scale: float = 1.0,  # its standard deviation
+    std: float = 0.6,  # largest standard deviation of the half-normal
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "Patch Forcing's logit-normal truncated Gaussian: a logit-normal cleanest time and half-normal steps up from it (@eq-timesteps-ltg)."
-    cleanest = (-loc - scale*randn((n, 1), generator, device)).sigmoid().expand(n, height*width)
+    cleanest = (-loc - scale * randn((n, 1), generator, device)).sigmoid().expand(n, height * width)
     index = draw_patches(n, height, width, generator, device, scales)
     return between(look_up(_noisier(cleanest, std, generator), index), t_min, t_max)
 
 # %% ../nbs/library/11_timesteps.ipynb #3bb70fd2
-def truncated_gaussian(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]=(2,), # sides of square patches, in pixels
-    std:float=.2, # largest standard deviation of the half-normal
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def truncated_gaussian(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int] = (2,),  # sides of square patches, in pixels
+    std: float = 0.2,  # largest standard deviation of the half-normal
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "Patch Forcing's truncated Gaussian: a uniform cleanest time and half-normal steps up from it (@eq-timesteps-ltg)."
-    cleanest = rand((n, 1), generator, device).expand(n, height*width)
+    cleanest = rand((n, 1), generator, device).expand(n, height * width)
     index = draw_patches(n, height, width, generator, device, scales)
     return between(look_up(_noisier(cleanest, std, generator), index), t_min, t_max)
 
 # %% ../nbs/library/11_timesteps.ipynb #d63729ab
 def _half_normal_density(x, std, largest_density, points=100):
-    v = (torch.arange(points, dtype=torch.float64, device=x.device) + .5)/points
+    v = (torch.arange(points, dtype=torch.float64, device=x.device) + 0.5) / points
     x = x.double().unsqueeze(-1)
-    m = x**(1 - v)
-    s = (m/2).clamp(max=std)
-    step = 2/s*(-((m - x)/s)**2/2).exp()/math.sqrt(2*math.pi) + torch.erfc(m/s/math.sqrt(2))/m
-    return (-x.log()*m*largest_density(m)*step).mean(-1)
+    m = x ** (1 - v)
+    s = (m / 2).clamp(max=std)
+    step = (
+        2 / s * (-(((m - x) / s) ** 2) / 2).exp() / math.sqrt(2 * math.pi)
+        + torch.erfc(m / s / math.sqrt(2)) / m
+    )
+    return (-x.log() * m * largest_density(m) * step).mean(-1)
 
-def truncated_gaussian_pixel_density(t:Tensor, # times in (0, 1), any shape
-    std:float=.2, # as in `truncated_gaussian`
-)->Tensor: # density of the time of any one pixel, float64, of the shape of `t`
+
+def truncated_gaussian_pixel_density(
+    t: Tensor,  # times in (0, 1), any shape
+    std: float = 0.2,  # as in `truncated_gaussian`
+) -> Tensor:  # density of the time of any one pixel, float64, of the shape of `t`
     "Density of a pixel's time under `truncated_gaussian` (@eq-timesteps-ltg-density); t_min = 0, t_max = 1."
     return _half_normal_density(1 - t, std, torch.ones_like)
 
 # %% ../nbs/library/11_timesteps.ipynb #076b260a
-def logit_normal_pixel_density(t:Tensor, # times in (0, 1), any shape
-    loc:float=0., # mean of the logit
-    scale:float=1., # standard deviation of the logit
-)->Tensor: # density of the time of any one pixel, of the shape of `t`
+def logit_normal_pixel_density(
+    t: Tensor,  # times in (0, 1), any shape
+    loc: float = 0.0,  # mean of the logit
+    scale: float = 1.0,  # standard deviation of the logit
+) -> Tensor:  # density of the time of any one pixel, of the shape of `t`
     "$\\varphi\\big((\\mathrm{logit}\\,t-\\mathrm{loc})/\\mathrm{scale}\\big)\\,/\\,\\big(\\mathrm{scale}\\;t(1-t)\\big)$; t_min = 0, t_max = 1."
-    return (-((torch.logit(t) - loc)/scale)**2/2).exp()/(math.sqrt(2*math.pi)*scale*t*(1 - t))
+    return (-(((torch.logit(t) - loc) / scale) ** 2) / 2).exp() / (
+        math.sqrt(2 * math.pi) * scale * t * (1 - t)
+    )
 
-def ltg_pixel_density(t:Tensor, # times in (0, 1), any shape
-    loc:float=.7, # as in `ltg`
-    scale:float=1., # as in `ltg`
-    std:float=.6, # as in `ltg`
-)->Tensor: # density of the time of any one pixel, float64, of the shape of `t`
+
+def ltg_pixel_density(
+    t: Tensor,  # times in (0, 1), any shape
+    loc: float = 0.7,  # as in `ltg`
+    scale: float = 1.0,  # as in `ltg`
+    std: float = 0.6,  # as in `ltg`
+) -> Tensor:  # density of the time of any one pixel, float64, of the shape of `t`
     "Density of a pixel's time under `ltg` (@eq-timesteps-ltg-density); t_min = 0, t_max = 1."
-    return _half_normal_density(1 - t, std, lambda m: logit_normal_pixel_density(m.clamp(max=1 - 1e-12), loc, scale))
+    return _half_normal_density(
+        1 - t, std, lambda m: logit_normal_pixel_density(m.clamp(max=1 - 1e-12), loc, scale)
+    )
 
 # %% ../nbs/library/11_timesteps.ipynb #6666e21d
-def symmetric_beta(a:Tensor, # sharpness, at least 1/2, broadcastable to `shape`
-    shape:Sequence[int], # (n, …)
-    generator:Generators=None, # one for the batch, or one per image
-)->Tensor: # Beta(a, a) numbers, of the shape asked for
+def symmetric_beta(
+    a: Tensor,  # sharpness, at least 1/2, broadcastable to `shape`
+    shape: Sequence[int],  # (n, …)
+    generator: Generators = None,  # one for the batch, or one per image
+) -> Tensor:  # Beta(a, a) numbers, of the shape asked for
     "$\\frac12+\\frac12\\sqrt{1-U^{2/(2a-1)}}\\cos2\\pi V\\sim\\mathrm{Beta}(a,a)$ (Ulrich, 1984)."
-    radius = (-torch.expm1(rand(shape, generator, a.device).log()/(a - .5))).sqrt()
-    return .5 + .5*radius*(2*math.pi*rand(shape, generator, a.device)).cos()
+    radius = (-torch.expm1(rand(shape, generator, a.device).log() / (a - 0.5))).sqrt()
+    return 0.5 + 0.5 * radius * (2 * math.pi * rand(shape, generator, a.device)).cos()
 
 # %% ../nbs/library/11_timesteps.ipynb #089bfcdb
-def split_mean(mean:Tensor, # mean of the cells of each image, in [0, 1], (n, 1)
-    cells:int, # number of numbers to split into
-    sharpness:float=1., # factor on the sharpness of the splits; above 1 the cells are more alike
-    generator:Generators=None, # one for the batch, or one per image
-)->Tensor: # numbers in [0, 1] with that mean, (n, cells), in a tree's order
+def split_mean(
+    mean: Tensor,  # mean of the cells of each image, in [0, 1], (n, 1)
+    cells: int,  # number of numbers to split into
+    sharpness: float = 1.0,  # factor on the sharpness of the splits; above 1 the cells are more alike
+    generator: Generators = None,  # one for the batch, or one per image
+) -> Tensor:  # numbers in [0, 1] with that mean, (n, cells), in a tree's order
     """Split a mean recursively in halves (SRM): each half's mean lies where the other's stays in [0, 1], by a symmetric Beta law.
 
     Raises `ValueError` for a sharpness below 1/2."""
-    if not sharpness >= .5: raise ValueError(f"sharpness must be at least 0.5, got {sharpness:g}")
+    if not sharpness >= 0.5:
+        raise ValueError(f"sharpness must be at least 0.5, got {sharpness:g}")
     sizes = [cells]
     while max(sizes) > 1:
-        d, first, second = (torch.tensor(s, dtype=torch.float32, device=mean.device) for s in (sizes, [s//2 for s in sizes], [s - s//2 for s in sizes]))
-        a = (d - 1 - d % 2).clamp(min=1)**1.05*sharpness
-        low, high = (d*mean - second).clamp(min=0), torch.minimum(d*mean, first)
-        share = low + (high - low)*symmetric_beta(a, mean.shape, generator)
-        mean = torch.stack([share/first.clamp(min=1), (d*mean - share)/second.clamp(min=1)], -1).flatten(1).clamp(0, 1)
-        sizes = [half for s in sizes for half in (s//2, s - s//2)]
+        d, first, second = (
+            torch.tensor(s, dtype=torch.float32, device=mean.device)
+            for s in (sizes, [s // 2 for s in sizes], [s - s // 2 for s in sizes])
+        )
+        a = (d - 1 - d % 2).clamp(min=1) ** 1.05 * sharpness
+        low, high = (d * mean - second).clamp(min=0), torch.minimum(d * mean, first)
+        share = low + (high - low) * symmetric_beta(a, mean.shape, generator)
+        mean = (
+            torch.stack([share / first.clamp(min=1), (d * mean - share) / second.clamp(min=1)], -1)
+            .flatten(1)
+            .clamp(0, 1)
+        )
+        sizes = [half for s in sizes for half in (s // 2, s - s // 2)]
     return mean[:, [k for k, s in enumerate(sizes) if s]]
 
 # %% ../nbs/library/11_timesteps.ipynb #f0d7654b
-def mean_beta(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    side:int=2, # side of the square patches, in pixels; the mean of an image is exact where it divides height and width
-    sharpness:float=1., # factor on the sharpness of the splits
-    t_min:float=T_MIN, # the cleanest time
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def mean_beta(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    side: int = 2,  # side of the square patches, in pixels; the mean of an image is exact where it divides height and width
+    sharpness: float = 1.0,  # factor on the sharpness of the splits
+    t_min: float = T_MIN,  # the cleanest time
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "A uniform mean, split exactly among the patches by recursive Beta shares (Spatial Reasoning Models)."
-    rows, columns = -(-height//side), -(-width//side)
-    cells = split_mean(rand((n, 1), generator, device), rows*columns, sharpness, generator)
-    shuffled = cells.gather(1, rand(cells.shape, generator, device).argsort(1)).view(n, 1, rows, columns)
+    rows, columns = -(-height // side), -(-width // side)
+    cells = split_mean(rand((n, 1), generator, device), rows * columns, sharpness, generator)
+    shuffled = cells.gather(1, rand(cells.shape, generator, device).argsort(1)).view(
+        n, 1, rows, columns
+    )
     field = shuffled.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
     return between(field, t_min, t_max)
 
 # %% ../nbs/library/11_timesteps.ipynb #300048af
-def td_paint(n:int, # images
-    height:int, # pixels
-    width:int, # pixels
-    generator:Generators=None, # one for the batch, or one per image
-    device:str|torch.device='cpu', # where the times will be
-    scales:Sequence[int]|None=None, # sides of square patches, in pixels; None means the powers of two up to the image
-    weights:Sequence[float]|None=None, # probabilities of the sides up to a factor; None means 8 for the last and 1 for the others
-    t_min:float=T_MIN, # the cleanest time, that of the clean patches
-    t_max:float=T_MAX, # the noisiest time
-)->Tensor: # times, (n, 1, height, width)
+def td_paint(
+    n: int,  # images
+    height: int,  # pixels
+    width: int,  # pixels
+    generator: Generators = None,  # one for the batch, or one per image
+    device: str | torch.device = 'cpu',  # where the times will be
+    scales: Sequence[int]
+    | None = None,  # sides of square patches, in pixels; None means the powers of two up to the image
+    weights: Sequence[float]
+    | None = None,  # probabilities of the sides up to a factor; None means 8 for the last and 1 for the others
+    t_min: float = T_MIN,  # the cleanest time, that of the clean patches
+    t_max: float = T_MAX,  # the noisiest time
+) -> Tensor:  # times, (n, 1, height, width)
     "A uniform time for the noisy patches and a uniform number of clean ones (TD-Paint)."
     scales = default_scales(height, width) if scales is None else scales
-    side = draw_sides(n, scales, [1]*(len(scales) - 1) + [8] if weights is None else weights, generator, device)
+    side = draw_sides(
+        n, scales, [1] * (len(scales) - 1) + [8] if weights is None else weights, generator, device
+    )
     index = patch_index(side, height, width)
-    cells = ((height + side - 1)//side)*((width + side - 1)//side)
-    order = rand((n, height*width), generator, device)
-    order = order.masked_fill(torch.zeros_like(order).scatter(1, index.flatten(1), 1.) == 0, 2)
-    clean = (rand((n, 1), generator, device)*cells).long()
+    cells = ((height + side - 1) // side) * ((width + side - 1) // side)
+    order = rand((n, height * width), generator, device)
+    order = order.masked_fill(torch.zeros_like(order).scatter(1, index.flatten(1), 1.0) == 0, 2)
+    clean = (rand((n, 1), generator, device) * cells).long()
     first_noisy = order.sort(1).values.gather(1, clean)
-    return between(look_up(torch.where(order < first_noisy, 0, rand((n, 1), generator, device)), index), t_min, t_max)
+    return between(
+        look_up(torch.where(order < first_noisy, 0, rand((n, 1), generator, device)), index),
+        t_min,
+        t_max,
+    )
 
 # %% ../nbs/library/11_timesteps.ipynb #1d123b7e
+import inspect
 from functools import partial
 from typing import NamedTuple
-import inspect
 
 # %% ../nbs/library/11_timesteps.ipynb #5e991683
 class TimeTable(NamedTuple):
     "A field of times as a table: `values[n, index[n, 0, y, x]]` is the time of a pixel, and one time rules each aligned square of `side` pixels."
-    values:Tensor # times, (n, K)
-    index:Tensor # row of the table for every pixel, (n, 1, H, W), int64
-    side:int=1 # pixels
-    inner:tuple=() # rows for the averages over 2x2 pixels, 4x4, …, each (n, 1, H/2, W/2) and so on, where the table holds those too
-    flat:tuple=() # of `index` and each of `inner` what `flat_rows` says, where it is known beforehand
 
-    def field(self)->Tensor:
+    values: Tensor  # times, (n, K)
+    index: Tensor  # row of the table for every pixel, (n, 1, H, W), int64
+    side: int = 1  # pixels
+    inner: tuple = ()  # rows for the averages over 2x2 pixels, 4x4, …, each (n, 1, H/2, W/2) and so on, where the table holds those too
+    flat: tuple = ()  # of `index` and each of `inner` what `flat_rows` says, where it is known beforehand
+
+    def field(self) -> Tensor:
         "The times themselves, (n, 1, H, W)."
         return look_up(self.values, self.index[:, 0])
 
     @property
-    def shape(self)->tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         "Of the field."
         return tuple(self.index.shape)
 
-    def expand(self, n:int, *sizes:int)->'TimeTable':
+    def expand(self, n: int, *sizes: int) -> 'TimeTable':
         "The table for n images, where it holds what they share, as `Tensor.expand` does with a field."
-        if n == len(self.values): return self
+        if n == len(self.values):
+            return self
         wide = lambda index: index.expand(n, *index.shape[1:])
-        return self._replace(values=self.values.expand(n, -1), index=wide(self.index), inner=tuple(map(wide, self.inner)))
+        return self._replace(
+            values=self.values.expand(n, -1),
+            index=wide(self.index),
+            inner=tuple(map(wide, self.inner)),
+        )
 
 # %% ../nbs/library/11_timesteps.ipynb #3a1b9558
-def squares_table(t:Tensor, # times, (n, 1, H, W), the same all over each aligned square
-    side:int, # of those squares, in pixels
-)->TimeTable: # of the same field, K = ceil(H/side) ceil(W/side)
+def squares_table(
+    t: Tensor,  # times, (n, 1, H, W), the same all over each aligned square
+    side: int,  # of those squares, in pixels
+) -> TimeTable:  # of the same field, K = ceil(H/side) ceil(W/side)
     "The table of a field that is constant on aligned squares: the times at their corners. That it is constant is not looked at."
     n, _, height, width = t.shape
     corners = t[:, 0, ::side, ::side]
-    y, x = torch.arange(height, device=t.device)//side, torch.arange(width, device=t.device)//side
-    index = (y[:, None]*corners.shape[-1] + x).expand(n, 1, height, width)
+    y, x = (
+        torch.arange(height, device=t.device) // side,
+        torch.arange(width, device=t.device) // side,
+    )
+    index = (y[:, None] * corners.shape[-1] + x).expand(n, 1, height, width)
     return TimeTable(corners.flatten(1), index, side)
 
-def two_valued_table(t:Tensor, # times, (n, 1, H, W), of at most two values in each image
-    side:int=1, # of aligned squares with one time each, in pixels
-)->TimeTable: # of the same field, K = 2
+
+def two_valued_table(
+    t: Tensor,  # times, (n, 1, H, W), of at most two values in each image
+    side: int = 1,  # of aligned squares with one time each, in pixels
+) -> TimeTable:  # of the same field, K = 2
     "The table of a field of two times per image, the smaller first. That there are no more is not looked at."
     values = torch.stack([t.amin((1, 2, 3)), t.amax((1, 2, 3))], 1)
     return TimeTable(values, (t == values[:, 1].view(-1, 1, 1, 1)).long(), side)
 
 # %% ../nbs/library/11_timesteps.ipynb #5da8f99f
-def tabulated(law:Callable, # a law of times of this page, or `functools.partial` of one
-)->Callable|None: # `(n, height, width, generator=…, device=…)` gives a `TimeTable`; None where there is no small table
+def tabulated(
+    law: Callable,  # a law of times of this page, or `functools.partial` of one
+) -> (
+    Callable | None
+):  # `(n, height, width, generator=…, device=…)` gives a `TimeTable`; None where there is no small table
     "The same law, the same draws bit for bit, handed over as tables of a fixed shape."
     function = law.func if isinstance(law, partial) else law
     bound = inspect.signature(law).parameters
     option = lambda name: bound[name].default if name in bound else None
     scales = option('scales') or ((option('side'),) if option('side') else (1,))
     side = 1 if option('shift') else math.gcd(*scales)
-    if function in (synchronous, logit_normal): table = lambda t: squares_table(t, 1 << max(t.shape[-2:]).bit_length())
-    elif function is td_paint or function is perlin and not option('per_pixel'): table = lambda t: two_valued_table(t, side)
-    elif side > 1: table = lambda t: squares_table(t, side)
-    else: return None
+    if function in (synchronous, logit_normal):
+        table = lambda t: squares_table(t, 1 << max(t.shape[-2:]).bit_length())
+    elif function is td_paint or function is perlin and not option('per_pixel'):
+        table = lambda t: two_valued_table(t, side)
+    elif side > 1:
+        table = lambda t: squares_table(t, side)
+    else:
+        return None
     return lambda n, height, width, **chance: table(law(n, height, width, **chance))
 
 # %% ../nbs/library/11_timesteps.ipynb #abb3246d
 def _distinct_columns(x):
     "The different columns of a matrix, and which of them each column is: found by a random projection, which is quick, or by sorting where that fails."
-    weight, some = torch.rand(len(x), generator=torch.Generator().manual_seed(0), dtype=torch.float64), 16      # rows at a time
+    weight, some = (
+        torch.rand(len(x), generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        16,
+    )  # rows at a time
     projected = sum(w @ part.cpu().double() for w, part in zip(weight.split(some), x.split(some)))
-    values, rows = (2**30*projected).round().long().to(x.device).unique(return_inverse=True)
-    columns = x[:, torch.zeros_like(values).scatter_(0, rows, torch.arange(len(rows), device=x.device))]
-    same = all(torch.equal(column.index_select(1, rows), part) for column, part in zip(columns.split(some), x.split(some)))
+    values, rows = (2**30 * projected).round().long().to(x.device).unique(return_inverse=True)
+    columns = x[
+        :, torch.zeros_like(values).scatter_(0, rows, torch.arange(len(rows), device=x.device))
+    ]
+    same = all(
+        torch.equal(column.index_select(1, rows), part)
+        for column, part in zip(columns.split(some), x.split(some))
+    )
     return (columns, rows) if same else x.unique(dim=1, return_inverse=True)
 
 # %% ../nbs/library/11_timesteps.ipynb #3c2fddfe
-def flat_rows(index:Tensor, # row of the table for every pixel, (n, 1, h, w)
-    length:int, # K, of the table of each image
-)->Tensor: # (h w,) where the images share their rows, else (n h w,) among the rows of all images
+def flat_rows(
+    index: Tensor,  # row of the table for every pixel, (n, 1, h, w)
+    length: int,  # K, of the table of each image
+) -> Tensor:  # (h w,) where the images share their rows, else (n h w,) among the rows of all images
     "Rows as a look-up takes them, in one piece."
-    if index.stride(0) == 0: return index[0].flatten()
-    return (index + length*torch.arange(len(index), device=index.device).view(-1, 1, 1, 1)).flatten()
+    if index.stride(0) == 0:
+        return index[0].flatten()
+    return (
+        index + length * torch.arange(len(index), device=index.device).view(-1, 1, 1, 1)
+    ).flatten()
 
 # %% ../nbs/library/11_timesteps.ipynb #c2f83727
-def plan_tables(maps:Tensor, # time maps, (points, n, 1, H, W)
-    halvings:int=0, # how often a network halves its images: averages over 2x2 pixels and so on get rows too
-    images:int|None=None, # how many the tables are for, where the maps are one for all; n if not given
-)->list[TimeTable]: # of each point, with one index for all; K is the number of different clocks, so shapes depend on the data
+def plan_tables(
+    maps: Tensor,  # time maps, (points, n, 1, H, W)
+    halvings: int = 0,  # how often a network halves its images: averages over 2x2 pixels and so on get rows too
+    images: int
+    | None = None,  # how many the tables are for, where the maps are one for all; n if not given
+) -> list[
+    TimeTable
+]:  # of each point, with one index for all; K is the number of different clocks, so shapes depend on the data
     "The tables of a plan: pixels that have the same time at every point share a row. For sampling, not for a compiled training step."
     points, n = maps.shape[:2]
     levels = [maps.flatten(0, 1)]
-    for _ in range(halvings): levels.append(torch.nn.functional.avg_pool2d(levels[-1], 2))
-    pixels = [level.reshape(points, -1) for level in levels]                                   # (points, n H W), (points, n H/2 W/2), …
+    for _ in range(halvings):
+        levels.append(torch.nn.functional.avg_pool2d(levels[-1], 2))
+    pixels = [
+        level.reshape(points, -1) for level in levels
+    ]  # (points, n H W), (points, n H/2 W/2), …
     values, rows = _distinct_columns(torch.cat(pixels, 1))
-    index, *inner = (row.view(n, *level.shape[1:]).expand(images or n, -1, -1, -1) for row, level in zip(rows.split([p.shape[1] for p in pixels]), levels))
+    index, *inner = (
+        row.view(n, *level.shape[1:]).expand(images or n, -1, -1, -1)
+        for row, level in zip(rows.split([p.shape[1] for p in pixels]), levels)
+    )
     flat = tuple(flat_rows(level, values.shape[1]) for level in (index, *inner))
-    return [TimeTable(row.expand(images or n, -1), index, inner=tuple(inner), flat=flat) for row in values]
+    return [
+        TimeTable(row.expand(images or n, -1), index, inner=tuple(inner), flat=flat)
+        for row in values
+    ]
 
-def distinct_times(t:Tensor, # times, (n, 1, H, W)
-    halvings:int=0, # as for `plan_tables`
-)->TimeTable: # of the same field, K the number of times that occur
+
+def distinct_times(
+    t: Tensor,  # times, (n, 1, H, W)
+    halvings: int = 0,  # as for `plan_tables`
+) -> TimeTable:  # of the same field, K the number of times that occur
     "The table of any field: of a plan of one point."
     return plan_tables(t[None, :1] if t.stride(0) == 0 else t[None], halvings, len(t))[0]
 
 # %% ../nbs/library/11_timesteps.ipynb #32f6d706
-LAWS = {law.__name__: law for law in (synchronous, logit_normal, independent, perlin, patchwise, asyncpatch, ltg, truncated_gaussian, mean_beta, td_paint)}
+LAWS = {
+    law.__name__: law
+    for law in (
+        synchronous,
+        logit_normal,
+        independent,
+        perlin,
+        patchwise,
+        asyncpatch,
+        ltg,
+        truncated_gaussian,
+        mean_beta,
+        td_paint,
+    )
+}
 
 # %% ../nbs/library/11_timesteps.ipynb #e2694c86
 _uniform = torch.ones_like
-DENSITIES = {synchronous: _uniform, independent: _uniform, patchwise: _uniform, asyncpatch: asyncpatch_pixel_density, logit_normal: logit_normal_pixel_density,
-    ltg: ltg_pixel_density, truncated_gaussian: truncated_gaussian_pixel_density}
+DENSITIES = {
+    synchronous: _uniform,
+    independent: _uniform,
+    patchwise: _uniform,
+    asyncpatch: asyncpatch_pixel_density,
+    logit_normal: logit_normal_pixel_density,
+    ltg: ltg_pixel_density,
+    truncated_gaussian: truncated_gaussian_pixel_density,
+}
 
 # %% ../nbs/library/11_timesteps.ipynb #33993cd4
-def pixel_density(law:Callable, # one of the laws of this page, or a `functools.partial` of one
-)->Callable: # maps times in (t_min, t_max) to the density of a pixel's time, of the same shape
+def pixel_density(
+    law: Callable,  # one of the laws of this page, or a `functools.partial` of one
+) -> Callable:  # maps times in (t_min, t_max) to the density of a pixel's time, of the same shape
     """The density $p(t)$ of the time of one pixel, for the importance correction $1/p(t)$.
 
     Raises `ValueError` for a law whose pixels have no density, or none that is known."""
     base, given = getattr(law, 'func', law), getattr(law, 'keywords', {})
-    if base not in DENSITIES: raise ValueError(f"law must have a known density ({', '.join(f.__name__ for f in DENSITIES)}), got {getattr(base, '__name__', base)}")
+    if base not in DENSITIES:
+        raise ValueError(
+            f"law must have a known density ({', '.join(f.__name__ for f in DENSITIES)}), got {getattr(base, '__name__', base)}"
+        )
     t_min, t_max = given.get('t_min', T_MIN), given.get('t_max', T_MAX)
     shape = {name: value for name, value in given.items() if name in ('cap', 'loc', 'scale', 'std')}
-    return lambda t: DENSITIES[base]((t - t_min)/(t_max - t_min), **shape)/(t_max - t_min)
+    return lambda t: DENSITIES[base]((t - t_min) / (t_max - t_min), **shape) / (t_max - t_min)
 
 # %% ../nbs/library/11_timesteps.ipynb #d2077e67
-def mean_and_spread(t:Tensor, # times, (n, 1, H, W)
-)->tuple[Tensor, Tensor]: # mean time of each image and max - min of its times, each (n,)
+def mean_and_spread(
+    t: Tensor,  # times, (n, 1, H, W)
+) -> tuple[Tensor, Tensor]:  # mean time of each image and max - min of its times, each (n,)
     "The two numbers that App. C asks of a field of times: its mean and its spread $\\Delta=\\max_it_i-\\min_it_i$."
     return t.mean((1, 2, 3)), t.amax((1, 2, 3)) - t.amin((1, 2, 3))
 
 # %% ../nbs/library/11_timesteps.ipynb #42ecb1e2
-def near_synchronous_mass(mean:Tensor, # mean time of each image, (n,)
-    spread:Tensor, # spread of each image, (n,)
-    within:float=.1, # an image is nearly synchronous when its spread is less
-    low:float=0., # only images whose mean is at least this
-    high:float=1., # and at most this
-)->tuple[float, float]: # share of those images that are nearly synchronous, and its standard error; NaN where there is no such image
+def near_synchronous_mass(
+    mean: Tensor,  # mean time of each image, (n,)
+    spread: Tensor,  # spread of each image, (n,)
+    within: float = 0.1,  # an image is nearly synchronous when its spread is less
+    low: float = 0.0,  # only images whose mean is at least this
+    high: float = 1.0,  # and at most this
+) -> tuple[
+    float, float
+]:  # share of those images that are nearly synchronous, and its standard error; NaN where there is no such image
     "The share of nearly synchronous images, $P(\\Delta<\\mathrm{within}\\mid\\mathrm{low}\\le\\mathrm{mean}\\le\\mathrm{high})$, from samples."
     chosen = spread[(mean >= low) & (mean <= high)]
     share = (chosen < within).float().mean().item()
-    return share, math.sqrt(share*(1 - share)/max(len(chosen), 1))
+    return share, math.sqrt(share * (1 - share) / max(len(chosen), 1))
 
 # %% ../nbs/library/11_timesteps.ipynb #4872b9d3
-def perlin_spread_cdf(spread:Tensor, # where to evaluate, in [0, 1], any shape
-    pixels:int, # of the image, HW
-)->Tensor: # P(max - min of the times of an image <= `spread`), float64
+def perlin_spread_cdf(
+    spread: Tensor,  # where to evaluate, in [0, 1], any shape
+    pixels: int,  # of the image, HW
+) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
     "Law of the spread of a Perlin image with one time per image: uniform, and 0 in two of HW + 1 cases; t_min = 0, t_max = 1."
-    return (2 + (pixels - 1)*spread.double())/(pixels + 1)
+    return (2 + (pixels - 1) * spread.double()) / (pixels + 1)
 
-def td_paint_spread_cdf(spread:Tensor, # where to evaluate, in [0, 1], any shape
-    patches:int, # K, patches of equal size
-)->Tensor: # P(max - min of the times of an image <= `spread`), float64
+
+def td_paint_spread_cdf(
+    spread: Tensor,  # where to evaluate, in [0, 1], any shape
+    patches: int,  # K, patches of equal size
+) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
     "Law of the spread of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
-    return (1 + (patches - 1)*spread.double())/patches
+    return (1 + (patches - 1) * spread.double()) / patches
 
-def td_paint_mean_cdf(mean:Tensor, # where to evaluate, in [0, 1], any shape
-    patches:int, # K, patches of equal size
-)->Tensor: # P(mean time of an image <= `mean`), float64
+
+def td_paint_mean_cdf(
+    mean: Tensor,  # where to evaluate, in [0, 1], any shape
+    patches: int,  # K, patches of equal size
+) -> Tensor:  # P(mean time of an image <= `mean`), float64
     "Law of the mean of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
-    return (patches*mean.double().unsqueeze(-1)/torch.arange(1, patches + 1, device=mean.device)).clamp(max=1).mean(-1)
+    return (
+        (patches * mean.double().unsqueeze(-1) / torch.arange(1, patches + 1, device=mean.device))
+        .clamp(max=1)
+        .mean(-1)
+    )
 
 # %% ../nbs/library/11_timesteps.ipynb #99b335f6
-def asyncpatch_path_weight(t:Tensor, # times drawn with `asyncpatch_cells`, (n, 1, H, W)
-    centre:Tensor, # the centre of each image, from the same call, (n, 1)
-    t_min:float=T_MIN, # as in that call
-    t_max:float=T_MAX, # as in that call
-)->Tensor: # weight of each pixel, in [0, 2] up to rounding, (n, 1, H, W)
+def asyncpatch_path_weight(
+    t: Tensor,  # times drawn with `asyncpatch_cells`, (n, 1, H, W)
+    centre: Tensor,  # the centre of each image, from the same call, (n, 1)
+    t_min: float = T_MIN,  # as in that call
+    t_max: float = T_MAX,  # as in that call
+) -> Tensor:  # weight of each pixel, in [0, 2] up to rounding, (n, 1, H, W)
     "$\\omega_i=t_i/\\bar t$ below one half and $(1-t_i)/(1-\\bar t)$ above: what makes AsyncPatch's draws a path integral (@eq-timesteps-path-weight)."
     middle = centre.view(-1, 1, 1, 1)
-    corner = torch.where(middle < (t_min + t_max)/2, t_min, t_max)
-    return torch.where(middle == corner, 1, (t - corner)/(middle - corner))
+    corner = torch.where(middle < (t_min + t_max) / 2, t_min, t_max)
+    return torch.where(middle == corner, 1, (t - corner) / (middle - corner))

@@ -9,6 +9,15 @@ __all__ = ['sid2_weight', 'velocity_loss', 'Objective', 'noised', 'as_field', 'V
            'train']
 
 # %% ../nbs/library/20_training.ipynb #15811bca
+import copy
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,15 +25,6 @@ from functools import cache, partial
 from inspect import signature
 from itertools import count
 from pathlib import Path
-import copy
-import io
-import json
-import math
-import platform
-import os
-import subprocess
-import time
-import warnings
 
 import numpy as np
 import torch
@@ -44,65 +44,89 @@ from .schedules import Denoiser, rates, rectified_flow, turning_rate
 from .spatial import synchronous as together
 from .timesteps import TimeTable, pixel_density, synchronous, tabulated
 from .unet import UNet, count_parameters
-from .weights import card, fingerprint, kind_of, load, load_tensors, save, save_tensors, write_atomically
+from asyncpatch.weights import (
+    card,
+    fingerprint,
+    kind_of,
+    load,
+    load_tensors,
+    save,
+    save_tensors,
+    write_atomically,
+)
 
 # %% ../nbs/library/20_training.ipynb #b221d602
-def sid2_weight(t:Tensor, # times in [0, 1], any shape
-    bias:float=2., # b, the log-SNR beyond which cleaner images count less
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # weight of the squared error of the velocity, of the shape of `t`
+def sid2_weight(
+    t: Tensor,  # times in [0, 1], any shape
+    bias: float = 2.0,  # b, the log-SNR beyond which cleaner images count less
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # weight of the squared error of the velocity, of the shape of `t`
     "The SiD2 weight $w_b(t)$ of @eq-sid2; zero at both ends."
     alpha, sigma = schedule(t)
-    return 2*math.exp(bias)*alpha*sigma/(turning_rate(schedule, t)*(alpha**2 + math.exp(bias)*sigma**2))
+    return (
+        2
+        * math.exp(bias)
+        * alpha
+        * sigma
+        / (turning_rate(schedule, t) * (alpha**2 + math.exp(bias) * sigma**2))
+    )
 
 # %% ../nbs/library/20_training.ipynb #398bd553
-def velocity_loss(net:Callable, # `net(z, t, label)`, the velocity
-    x:Tensor, # clean images, (B, C, H, W)
-    t:Tensor, # times, (B, 1, H, W)
-    label:Tensor|None=None, # classes, (B,), -1 for none
-    generator:torch.Generator|None=None, # where the noise comes from
-    bias:float=2., # of the SiD2 weight
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->Tensor: # mean weighted squared error, a scalar
+def velocity_loss(
+    net: Callable,  # `net(z, t, label)`, the velocity
+    x: Tensor,  # clean images, (B, C, H, W)
+    t: Tensor,  # times, (B, 1, H, W)
+    label: Tensor | None = None,  # classes, (B,), -1 for none
+    generator: torch.Generator | None = None,  # where the noise comes from
+    bias: float = 2.0,  # of the SiD2 weight
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> Tensor:  # mean weighted squared error, a scalar
     "The training loss @eq-training-loss for one batch."
     z, eps = corrupt(x, t, generator, schedule)
     alpha_rate, sigma_rate = rates(schedule, t)
-    error = net(z, t, label) - (alpha_rate*x + sigma_rate*eps)
-    return (sid2_weight(t, bias, schedule)*error**2).mean()
+    error = net(z, t, label) - (alpha_rate * x + sigma_rate * eps)
+    return (sid2_weight(t, bias, schedule) * error**2).mean()
 
 # %% ../nbs/library/20_training.ipynb #aaf4aaed
 class Objective:
     "What a network learns: `draw` is the chance of a step, `loss` the rest; a plain function `objective(net, x, label, generator)` will also do."
-    def draw(self,
-        shape:tuple[int, ...], # of the images, (B, C, H, W)
-        generator:torch.Generator, # where chance comes from
-    )->dict[str, Tensor|TimeTable]: # what `loss` takes, B rows each, on the generator's device
+
+    def draw(
+        self,
+        shape: tuple[int, ...],  # of the images, (B, C, H, W)
+        generator: torch.Generator,  # where chance comes from
+    ) -> dict[str, Tensor | TimeTable]:  # what `loss` takes, B rows each, on the generator's device
         raise NotImplementedError
 
-    def loss(self,
-        net:Callable, # what is trained
-        x:Tensor, # images in [-1, 1], (B, C, H, W)
-        label:Tensor, # classes, (B,)
-        **drawn, # by `draw`
-    )->tuple[Tensor, dict[str, Tensor]]: # the loss, a scalar, and scalars to log
+    def loss(
+        self,
+        net: Callable,  # what is trained
+        x: Tensor,  # images in [-1, 1], (B, C, H, W)
+        label: Tensor,  # classes, (B,)
+        **drawn,  # by `draw`
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # the loss, a scalar, and scalars to log
         raise NotImplementedError
 
-    def __call__(self, net:Callable, x:Tensor, label:Tensor, generator:torch.Generator)->tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, net: Callable, x: Tensor, label: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(net, x, label, **self.draw(x.shape, generator))
 
 # %% ../nbs/library/20_training.ipynb #12a73a79
-def noised(x:Tensor, # clean images, (B, C, H, W)
-    t:Tensor, # times, broadcastable to `x`
-    noise:Tensor, # of the shape of `x`
-    schedule:Callable=rectified_flow, # maps t to (alpha, sigma)
-)->tuple[Tensor, Tensor]: # the noisy images and their velocity, each of the shape of `x`
+def noised(
+    x: Tensor,  # clean images, (B, C, H, W)
+    t: Tensor,  # times, broadcastable to `x`
+    noise: Tensor,  # of the shape of `x`
+    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+) -> tuple[Tensor, Tensor]:  # the noisy images and their velocity, each of the shape of `x`
     "$\\mathbf z=\\alpha\\mathbf x+\\sigma\\boldsymbol\\epsilon$ and $\\mathbf v=\\dot\\alpha\\mathbf x+\\dot\\sigma\\boldsymbol\\epsilon$."
     (alpha, sigma), (alpha_rate, sigma_rate) = schedule(t), rates(schedule, t)
-    return alpha*x + sigma*noise, alpha_rate*x + sigma_rate*noise
+    return alpha * x + sigma * noise, alpha_rate * x + sigma_rate * noise
 
 # %% ../nbs/library/20_training.ipynb #d4de6261
-def as_field(times:Tensor|TimeTable, # a field of times, or a table with an index
-)->Tensor: # times, (B, 1, H, W)
+def as_field(
+    times: Tensor | TimeTable,  # a field of times, or a table with an index
+) -> Tensor:  # times, (B, 1, H, W)
     "The time of each pixel."
     return times.field() if isinstance(times, TimeTable) else times
 
@@ -110,469 +134,830 @@ def as_field(times:Tensor|TimeTable, # a field of times, or a table with an inde
 @dataclass(frozen=True, eq=False)
 class Velocity(Objective):
     "The weighted squared error of the velocity at a law of times, @eq-training-loss."
-    law: Callable # of training times, `law(n, height, width, generator=…, device=…)`
-    bias: float = 2. # of the SiD2 weight
-    label_dropout: float = .1 # probability of hiding the class; 1 for networks without classes
-    corrected: bool = False # divide by the density of a pixel's time under the law
+
+    law: Callable  # of training times, `law(n, height, width, generator=…, device=…)`
+    bias: float = 2.0  # of the SiD2 weight
+    label_dropout: float = 0.1  # probability of hiding the class; 1 for networks without classes
+    corrected: bool = False  # divide by the density of a pixel's time under the law
 
     def draw(self, shape, generator):
         n, _, height, width = shape
-        times = (tabulated(self.law) or self.law)(n, height, width, generator=generator, device=generator.device)
+        times = (tabulated(self.law) or self.law)(
+            n, height, width, generator=generator, device=generator.device
+        )
         hidden = torch.rand(n, generator=generator, device=generator.device) < self.label_dropout
-        return dict(times=times, hidden=hidden, noise=torch.randn(shape, generator=generator, device=generator.device))
+        return dict(
+            times=times,
+            hidden=hidden,
+            noise=torch.randn(shape, generator=generator, device=generator.device),
+        )
 
-    def weight(self, t:Tensor)->Tensor:
+    def weight(self, t: Tensor) -> Tensor:
         "Of the squared error at time `t`."
-        return sid2_weight(t, self.bias)/(pixel_density(self.law)(t) if self.corrected else 1)
+        return sid2_weight(t, self.bias) / (pixel_density(self.law)(t) if self.corrected else 1)
 
     def error(self, net, x, label, times, hidden, noise):
         "Error of the velocity, (B, C, H, W)."
         z, v = noised(x, as_field(times), noise)
-        return net(z, times, None if self.label_dropout == 1 else torch.where(hidden, -1, label)) - v
+        return (
+            net(z, times, None if self.label_dropout == 1 else torch.where(hidden, -1, label)) - v
+        )
 
     def loss(self, net, x, label, **drawn):
-        return (self.weight(as_field(drawn['times']))*self.error(net, x, label, **drawn)**2).mean(), {}
+        return (
+            self.weight(as_field(drawn['times'])) * self.error(net, x, label, **drawn) ** 2
+        ).mean(), {}
 
 # %% ../nbs/library/20_training.ipynb #0fb92a8e
-def masked_condition(x:Tensor, # images, (B, C, H, W)
-    known:Tensor, # True where observed, (B, 1, H, W)
-)->Tensor: # (B, C + 1, H, W)
+def masked_condition(
+    x: Tensor,  # images, (B, C, H, W)
+    known: Tensor,  # True where observed, (B, 1, H, W)
+) -> Tensor:  # (B, C + 1, H, W)
     "What a conditioned network sees of an image: $(\\mathbf x\\odot\\mathbf m,\\mathbf m)$; what is not known does not enter."
     return torch.cat([torch.where(known, x, 0), known.to(x.dtype)], 1)
 
 # %% ../nbs/library/20_training.ipynb #18b20759
-def training_masks(n:int, # number of masks
-    height:int, # in pixels
-    width:int, # in pixels
-    seed:int=0, # of the masks
-)->Tensor: # True where known, (n, 1, height, width): square, thin and wide in turn
+def training_masks(
+    n: int,  # number of masks
+    height: int,  # in pixels
+    width: int,  # in pixels
+    seed: int = 0,  # of the masks
+) -> Tensor:  # True where known, (n, 1, height, width): square, thin and wide in turn
     "The masks of the supervised baseline. Strokes are slow to draw, so a run draws from a fixed stock."
     generator = torch.Generator().manual_seed(seed)
-    drawn = [MASKS[name](-(-n//3), height, width, generator) for name in ('square', 'thin', 'wide')]
+    drawn = [
+        MASKS[name](-(-n // 3), height, width, generator) for name in ('square', 'thin', 'wide')
+    ]
     return torch.stack(drawn, 1).flatten(0, 1)[:n]
 
 # %% ../nbs/library/20_training.ipynb #97a3ccf0
 @dataclass(frozen=True, eq=False)
 class MaskedVelocity(Velocity):
     "The same error for a network that sees a masked image beside the noisy one; `law` is `synchronous` for the paper's baselines."
-    masks: Tensor = None # stock to draw from, True where known, (K, 1, H, W), best on the device of training
-    condition_dropout: float = 0. # probability of hiding masked image and mask
+
+    masks: Tensor = (
+        None  # stock to draw from, True where known, (K, 1, H, W), best on the device of training
+    )
+    condition_dropout: float = 0.0  # probability of hiding masked image and mask
 
     def draw(self, shape, generator):
         device, n = generator.device, shape[0]
         which = torch.randint(len(self.masks), (n,), generator=generator, device=device)
-        blind = torch.rand((n, 1, 1, 1), generator=generator, device=device) < self.condition_dropout
-        return dict(super().draw(shape, generator), known=self.masks[which.to(self.masks.device)].to(device) & ~blind)
+        blind = (
+            torch.rand((n, 1, 1, 1), generator=generator, device=device) < self.condition_dropout
+        )
+        return dict(
+            super().draw(shape, generator),
+            known=self.masks[which.to(self.masks.device)].to(device) & ~blind,
+        )
 
     def error(self, net, x, label, known, **drawn):
         return super().error(partial(net, condition=masked_condition(x, known)), x, label, **drawn)
 
 # %% ../nbs/library/20_training.ipynb #3dd69670
-def conditioned(denoiser:Denoiser, # with a network that takes a condition, `net(z, t, label, condition=…)`
-    condition:Tensor, # such as `masked_condition(x, known)`, (B, C + 1, H, W); zero for none
-)->Denoiser: # a denoiser like any other
+def conditioned(
+    denoiser: Denoiser,  # with a network that takes a condition, `net(z, t, label, condition=…)`
+    condition: Tensor,  # such as `masked_condition(x, known)`, (B, C + 1, H, W); zero for none
+) -> Denoiser:  # a denoiser like any other
     "A conditioned model told what is known, once and for all: ready for every sampler."
-    return Denoiser(partial(denoiser.net, condition=condition), denoiser.schedule, denoiser.prediction)
+    return Denoiser(
+        partial(denoiser.net, condition=condition), denoiser.schedule, denoiser.prediction
+    )
 
 # %% ../nbs/library/20_training.ipynb #0e96fa52
 @dataclass(frozen=True, eq=False)
 class Uncertainty(Objective):
     "The Gaussian negative log-likelihood of a frozen model's velocity error under the head's log-variance, @eq-training-head."
-    frozen: Callable # the frozen network, `net(z, t, label)`, which says the velocity
-    law: Callable # of training times
-    label_dropout: float = .1 # probability of hiding the class; 1 for networks without classes
 
-    def draw(self, shape, generator): return Velocity(self.law, label_dropout=self.label_dropout).draw(shape, generator)
+    frozen: Callable  # the frozen network, `net(z, t, label)`, which says the velocity
+    law: Callable  # of training times
+    label_dropout: float = 0.1  # probability of hiding the class; 1 for networks without classes
+
+    def draw(self, shape, generator):
+        return Velocity(self.law, label_dropout=self.label_dropout).draw(shape, generator)
 
     def loss(self, net, x, label, times, hidden, noise):
         z, v = noised(x, as_field(times), noise)
         label = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
-        with torch.no_grad(): guess = self.frozen(z, times, label)
-        s, squared = net(z, times, label, condition=guess), ((guess - v)**2).mean(1, keepdim=True)
-        return (s + (-s).exp()*squared).mean()/2, dict(squared=squared.mean().detach(), predicted=s.exp().mean().detach())
+        with torch.no_grad():
+            guess = self.frozen(z, times, label)
+        s, squared = net(z, times, label, condition=guess), ((guess - v) ** 2).mean(1, keepdim=True)
+        return (s + (-s).exp() * squared).mean() / 2, dict(
+            squared=squared.mean().detach(), predicted=s.exp().mean().detach()
+        )
 
 # %% ../nbs/library/20_training.ipynb #cdcf37cc
-def error_variance(head:Callable, # `head(z, t, label, condition=…)`, trained on `Uncertainty`
-    denoiser:Denoiser, # the model it was trained beside
-)->Callable: # `(z, t, label)` to the expected squared error of the velocity, (B, 1, H, W)
+def error_variance(
+    head: Callable,  # `head(z, t, label, condition=…)`, trained on `Uncertainty`
+    denoiser: Denoiser,  # the model it was trained beside
+) -> Callable:  # `(z, t, label)` to the expected squared error of the velocity, (B, 1, H, W)
     "What a head says about its model: $e^{s}$ at the model's own prediction."
-    def variance(z, t, label=None): return head(z, t, label, condition=denoiser.net(z, t, label)).exp()
+
+    def variance(z, t, label=None):
+        return head(z, t, label, condition=denoiser.net(z, t, label)).exp()
+
     return variance
 
 # %% ../nbs/library/20_training.ipynb #a0f45a00
-def step_generator(seed:int, # of the run
-    step:int, # which step
-    part:int=0, # which part of the step, where parts draw their own numbers
-    device:str|torch.device='cpu', # where the numbers will be
-)->torch.Generator: # fresh, the same for the same arguments
+def step_generator(
+    seed: int,  # of the run
+    step: int,  # which step
+    part: int = 0,  # which part of the step, where parts draw their own numbers
+    device: str | torch.device = 'cpu',  # where the numbers will be
+) -> torch.Generator:  # fresh, the same for the same arguments
     "The random numbers of one step."
     return torch.Generator(device).manual_seed((seed << 40) + (part << 32) + step)
 
 # %% ../nbs/library/20_training.ipynb #38cf8161
 class Average:
     "Exponential moving average of weights; at step $n$ the decay is $\\min(\\text{decay},(1+n)/(10+n))$."
-    def __init__(self, net:nn.Module, decay:float=.999):
+
+    def __init__(self, net: nn.Module, decay: float = 0.999):
         self.module, self.decay = copy.deepcopy(net).requires_grad_(False).eval(), decay
 
     @torch.no_grad()
-    def update(self,
-        net:nn.Module, # the network to follow
-        step:int, # how many updates there were before
+    def update(
+        self,
+        net: nn.Module,  # the network to follow
+        step: int,  # how many updates there were before
     ):
         "Move towards the weights of `net`; buffers are copied."
-        torch._foreach_lerp_(list(self.module.parameters()), list(net.parameters()), 1 - min(self.decay, (1 + step)/(10 + step)))
-        for ours, theirs in zip(self.module.buffers(), net.buffers()): ours.copy_(theirs)
+        torch._foreach_lerp_(
+            list(self.module.parameters()),
+            list(net.parameters()),
+            1 - min(self.decay, (1 + step) / (10 + step)),
+        )
+        for ours, theirs in zip(self.module.buffers(), net.buffers()):
+            ours.copy_(theirs)
 
 # %% ../nbs/library/20_training.ipynb #1b8fd89b
-def describe(value, # a function, a `functools.partial`, an objective, a network, a tensor or anything that JSON can say
-): # its description, anything that JSON can say
+def describe(
+    value,  # a function, a `functools.partial`, an objective, a network, a tensor or anything that JSON can say
+):  # its description, anything that JSON can say
     "What to write in a configuration."
-    if isinstance(value, Denoiser): return describe(value.net)
-    if isinstance(value, nn.Module | Tensor): return dict(type=type(value).__name__, fingerprint=fingerprint(value))
-    if is_dataclass(value): return dict(name=type(value).__name__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)})
-    if isinstance(value, partial): return dict(name=value.func.__name__, **{k: describe(v) for k, v in value.keywords.items()})
-    if callable(value): return getattr(value, '__name__', type(value).__name__)
+    if isinstance(value, Denoiser):
+        return describe(value.net)
+    if isinstance(value, nn.Module | Tensor):
+        return dict(type=type(value).__name__, fingerprint=fingerprint(value))
+    if is_dataclass(value):
+        return dict(
+            name=type(value).__name__,
+            **{f.name: describe(getattr(value, f.name)) for f in fields(value)},
+        )
+    if isinstance(value, partial):
+        return dict(name=value.func.__name__, **{k: describe(v) for k, v in value.keywords.items()})
+    if callable(value):
+        return getattr(value, '__name__', type(value).__name__)
     return value
 
 # %% ../nbs/library/20_training.ipynb #893714a6
 @cache
-def environment()->dict: # device, versions and commit
+def environment() -> dict:  # device, versions and commit
     "Where and with what something runs."
     from importlib.metadata import version
-    git = lambda *words: subprocess.run(['git', '-C', str(Path(asyncpatch.__file__).parent), *words], capture_output=True, text=True).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU, {os.cpu_count()} cores'
-    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, asyncpatch=asyncpatch.__version__, accelerate=version('accelerate'))
-    return dict(device=device, versions=versions, commit=git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else ''))
+
+    git = lambda *words: subprocess.run(
+        ['git', '-C', str(Path(asyncpatch.__file__).parent), *words], capture_output=True, text=True
+    ).stdout.strip()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f'{platform.machine()} CPU, {os.cpu_count()} cores'
+    )
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        asyncpatch=asyncpatch.__version__,
+        accelerate=version('accelerate'),
+    )
+    return dict(
+        device=device,
+        versions=versions,
+        commit=git('rev-parse', '--short', 'HEAD')
+        + ('+' if git('status', '--porcelain', '--untracked-files=no') else ''),
+    )
 
 # %% ../nbs/library/20_training.ipynb #65ba7497
 class TrainingState:
     "All that a run must remember: weights, their average, Adam's moments, how many steps were made and how many there will be."
-    def __init__(self, net:nn.Module, decay:float, lr:float, steps:int|None):
-        self.net, self.ema, self.step, self.steps, self.seconds, self.saved = net, Average(net, decay), 0, steps, 0., None
-        self.device = next(net.parameters()).device
-        self.adam = torch.optim.Adam(net.parameters(), lr, betas=(.9, .99), eps=1e-12, fused=self.device.type in ('cpu', 'cuda'))
 
-    def tensors(self)->dict[str, Tensor]:
+    def __init__(self, net: nn.Module, decay: float, lr: float, steps: int | None):
+        self.net, self.ema, self.step, self.steps, self.seconds, self.saved = (
+            net,
+            Average(net, decay),
+            0,
+            steps,
+            0.0,
+            None,
+        )
+        self.device = next(net.parameters()).device
+        self.adam = torch.optim.Adam(
+            net.parameters(),
+            lr,
+            betas=(0.9, 0.99),
+            eps=1e-12,
+            fused=self.device.type in ('cpu', 'cuda'),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
         "Everything as named tensors."
         names = [name for name, _ in self.net.named_parameters()]
-        moments = {f'adam.{names[i]}.{k}': v for i, entry in self.adam.state_dict()['state'].items() for k, v in entry.items()}
-        return {**{f'net.{k}': v for k, v in self.net.state_dict().items()}, **{f'ema.{k}': v for k, v in self.ema.module.state_dict().items()}, **moments}
+        moments = {
+            f'adam.{names[i]}.{k}': v
+            for i, entry in self.adam.state_dict()['state'].items()
+            for k, v in entry.items()
+        }
+        return {
+            **{f'net.{k}': v for k, v in self.net.state_dict().items()},
+            **{f'ema.{k}': v for k, v in self.ema.module.state_dict().items()},
+            **moments,
+        }
 
-    def load(self, tensors:dict[str, Tensor]):
+    def load(self, tensors: dict[str, Tensor]):
         "Take over what `tensors` gave. Raises `RuntimeError` where it is not of this network."
-        part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        part = lambda prefix: {
+            k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+        }
         names = [name for name, _ in self.net.named_parameters()]
         foreign = {k.rpartition('.')[0] for k in part('adam.')} - {*names}
-        if foreign: raise RuntimeError(f"tensors must be of this network, got moments of {min(foreign)}, which it does not have")
+        if foreign:
+            raise RuntimeError(
+                f"tensors must be of this network, got moments of {min(foreign)}, which it does not have"
+            )
         self.net.load_state_dict(part('net.'))
         self.ema.module.load_state_dict(part('ema.'))
         state = {i: part(f'adam.{name}.') for i, name in enumerate(names)}
         self.adam.load_state_dict({**self.adam.state_dict(), 'state': state})
 
 # %% ../nbs/library/20_training.ipynb #e43cd144
-def read_log(folder:str|Path, # of a run
-)->list[dict]: # the lines of `metrics.jsonl`; what was cut off in the middle of a line is left out
+def read_log(
+    folder: str | Path,  # of a run
+) -> list[
+    dict
+]:  # the lines of `metrics.jsonl`; what was cut off in the middle of a line is left out
     "How a run went."
-    path, lines = Path(folder)/'metrics.jsonl', []
+    path, lines = Path(folder) / 'metrics.jsonl', []
     for line in path.read_text(encoding='utf-8').splitlines() if path.is_file() else []:
-        try: lines.append(json.loads(line))
-        except json.JSONDecodeError: continue
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
     return lines
 
 # %% ../nbs/library/20_training.ipynb #d9acf0e9
 @contextmanager
 def _writing(folder, state):
     "Say what a failure to write means for the run."
-    try: yield
+    try:
+        yield
     except OSError as e:
-        last = f'step {state.saved} is safe' if state.saved is not None else 'there is no checkpoint yet'
-        raise OSError(e.errno, f"cannot write to {folder} at step {state.step}: {e.strerror or e}; {last}, and the same call continues once there is room") from e
+        last = (
+            f'step {state.saved} is safe'
+            if state.saved is not None
+            else 'there is no checkpoint yet'
+        )
+        raise OSError(
+            e.errno,
+            f"cannot write to {folder} at step {state.step}: {e.strerror or e}; {last}, and the same call continues once there is room",
+        ) from e
+
 
 def _checkpoint(folder, state, config):
     "Write a checkpoint and keep the one before."
-    last, before = folder/'checkpoint.safetensors', folder/'checkpoint-before.safetensors'
+    last, before = folder / 'checkpoint.safetensors', folder / 'checkpoint-before.safetensors'
     with _writing(folder, state):
-        new = save_tensors(folder/'checkpoint-new.safetensors', state.tensors(), dict(config=config, step=state.step, steps=state.steps, seconds=state.seconds))
-        if last.is_file(): os.replace(last, before)
+        new = save_tensors(
+            folder / 'checkpoint-new.safetensors',
+            state.tensors(),
+            dict(config=config, step=state.step, steps=state.steps, seconds=state.seconds),
+        )
+        if last.is_file():
+            os.replace(last, before)
         os.replace(new, last)
     state.saved = state.step
 
 # %% ../nbs/library/20_training.ipynb #40693b00
-def _plain(config): return json.loads(json.dumps(config))
+def _plain(config):
+    return json.loads(json.dumps(config))
+
 
 def _defaults(function):
     "The default of every argument that has one."
-    return {name: argument.default for name, argument in signature(function).parameters.items() if argument.default is not argument.empty}
+    return {
+        name: argument.default
+        for name, argument in signature(function).parameters.items()
+        if argument.default is not argument.empty
+    }
+
 
 def _as_of_today(theirs, ours, net, objective):
     "A stored configuration with the defaults of what it could not know."
     added = {**_defaults(fit), **(_defaults(type(objective)) if is_dataclass(objective) else {})}
-    return {**{k: describe(added[k]) for k in ours if k in added}, **theirs, 'net': {**_defaults(type(net)), **theirs.get('net', {})}}
+    return {
+        **{k: describe(added[k]) for k in ours if k in added},
+        **theirs,
+        'net': {**_defaults(type(net)), **theirs.get('net', {})},
+    }
+
 
 def _same_run(folder, ours, theirs):
     "Raise `ValueError` unless two configurations are one."
     ours, theirs = _plain(ours), _plain(theirs)
-    differences = ', '.join(f'{k} was {theirs.get(k)!r} and is now {ours.get(k)!r}' for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k))
-    if differences: raise ValueError(f"{folder} holds another run: {differences}")
+    differences = ', '.join(
+        f'{k} was {theirs.get(k)!r} and is now {ours.get(k)!r}'
+        for k in sorted({*ours, *theirs})
+        if ours.get(k) != theirs.get(k)
+    )
+    if differences:
+        raise ValueError(f"{folder} holds another run: {differences}")
 
 # %% ../nbs/library/20_training.ipynb #e0224ec4
 def _last_good(folder, main):
     "The newest checkpoint that can be read, as tensors and header, or None; one that cannot is put aside and named."
     complaint = None
-    for path in (folder/'checkpoint.safetensors', folder/'checkpoint-before.safetensors'):
-        try: tensors, about = load_tensors(path)
-        except FileNotFoundError: continue
+    for path in (folder / 'checkpoint.safetensors', folder / 'checkpoint-before.safetensors'):
+        try:
+            tensors, about = load_tensors(path)
+        except FileNotFoundError:
+            continue
         except ValueError as e:
             complaint = complaint or e
             continue
         if complaint is not None and main:
-            os.replace(folder/'checkpoint.safetensors', folder/'checkpoint-damaged.safetensors')
-            warnings.warn(f"{complaint}; it is kept as checkpoint-damaged.safetensors, and the run goes on from the checkpoint before, step {about['step']}")
+            os.replace(folder / 'checkpoint.safetensors', folder / 'checkpoint-damaged.safetensors')
+            warnings.warn(
+                f"{complaint}; it is kept as checkpoint-damaged.safetensors, and the run goes on from the checkpoint before, step {about['step']}"
+            )
         return tensors, about
-    if complaint is not None: raise ValueError(f"{complaint}; there is no other checkpoint to go on from: move it away to begin anew") from complaint
+    if complaint is not None:
+        raise ValueError(
+            f"{complaint}; there is no other checkpoint to go on from: move it away to begin anew"
+        ) from complaint
+
 
 def _resume(folder, state, config, objective, main):
     "Continue from the folder's last good checkpoint, if it has one."
-    if (found := _last_good(folder, main)) is None: return
+    if (found := _last_good(folder, main)) is None:
+        return
     tensors, about = found
-    if 'config' not in about: raise ValueError(f"{folder/'checkpoint.safetensors'} is not a checkpoint of `fit`")
+    if 'config' not in about:
+        raise ValueError(f"{folder / 'checkpoint.safetensors'} is not a checkpoint of `fit`")
     _same_run(folder, config, _as_of_today(about['config'], config, state.net, objective))
     state.load(tensors)
-    state.step, state.steps, state.seconds, state.saved = about['step'], about['steps'], about['seconds'], about['step']
-    if main: write_atomically(folder/'metrics.jsonl', ''.join(json.dumps(line) + '\n' for line in read_log(folder) if line['step'] <= state.step))
+    state.step, state.steps, state.seconds, state.saved = (
+        about['step'],
+        about['steps'],
+        about['seconds'],
+        about['step'],
+    )
+    if main:
+        write_atomically(
+            folder / 'metrics.jsonl',
+            ''.join(
+                json.dumps(line) + '\n' for line in read_log(folder) if line['step'] <= state.step
+            ),
+        )
 
 # %% ../nbs/library/20_training.ipynb #b5430893
-def learning_rate(step:int, # which step, from 0
-    steps:int|None, # of the whole run; None while that is open
-    lr:float, # the largest rate
-    warmup:int, # steps until it is reached
-    floor:float=0., # share of `lr` that is left at the end; 1 for a plateau
-)->float: # the rate of this step
+def learning_rate(
+    step: int,  # which step, from 0
+    steps: int | None,  # of the whole run; None while that is open
+    lr: float,  # the largest rate
+    warmup: int,  # steps until it is reached
+    floor: float = 0.0,  # share of `lr` that is left at the end; 1 for a plateau
+) -> float:  # the rate of this step
     "Linear warm-up to `lr`, then half a cosine down to `floor*lr`."
-    if step < warmup: return lr*(step + 1)/warmup
-    if steps is None: return lr
-    return lr*(floor + (1 - floor)*(1 + math.cos(math.pi*(step - warmup)/max(1, steps - warmup)))/2)
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    if steps is None:
+        return lr
+    return lr * (
+        floor + (1 - floor) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+    )
 
 # %% ../nbs/library/20_training.ipynb #f109a120
 def _part(value, device, rows=slice(None)):
     "Some rows of a tensor, or of the tensors of a table, on a device."
-    if isinstance(value, Tensor): return value[rows].to(device, non_blocking=True)
-    return type(value)(*(_part(v, device, rows) for v in value)) if isinstance(value, tuple) else value
+    if isinstance(value, Tensor):
+        return value[rows].to(device, non_blocking=True)
+    return (
+        type(value)(*(_part(v, device, rows) for v in value)) if isinstance(value, tuple) else value
+    )
+
 
 def _losses(net, objective, x, label, config, step, rank, ranks, device):
     "The losses of this process's passes over its share of a batch, one after the other, to be run backward each."
-    parts, size = config['accumulate'], len(x)//config['accumulate']
+    parts, size = config['accumulate'], len(x) // config['accumulate']
     source = device if device.type in ('cpu', 'cuda') else torch.device('cpu')
-    if isinstance(objective, Objective): drawn = objective.draw((config['batch'], *x.shape[1:]), step_generator(config['seed'], step, device=source))
+    if isinstance(objective, Objective):
+        drawn = objective.draw(
+            (config['batch'], *x.shape[1:]), step_generator(config['seed'], step, device=source)
+        )
     for k in range(parts):
-        own, rows = slice(k*size, (k + 1)*size), slice((rank*parts + k)*size, (rank*parts + k + 1)*size)
-        if isinstance(objective, Objective): yield objective.loss(net, x[own], label[own], **{name: _part(value, device, rows) for name, value in drawn.items()})
-        else: yield objective(net, x[own], label[own], step_generator(config['seed'], step, rank*parts + k, source))
+        own, rows = (
+            slice(k * size, (k + 1) * size),
+            slice((rank * parts + k) * size, (rank * parts + k + 1) * size),
+        )
+        if isinstance(objective, Objective):
+            yield objective.loss(
+                net,
+                x[own],
+                label[own],
+                **{name: _part(value, device, rows) for name, value in drawn.items()},
+            )
+        else:
+            yield objective(
+                net,
+                x[own],
+                label[own],
+                step_generator(config['seed'], step, rank * parts + k, source),
+            )
 
 # %% ../nbs/library/20_training.ipynb #fcbc8211
 def _compute_now(device):
     "On XLA, have everything computed that was asked for so far; elsewhere it is under way."
-    if device.type != 'xla': return
+    if device.type != 'xla':
+        return
     import torch_xla
+
     torch_xla.sync()
 
 # %% ../nbs/library/20_training.ipynb #0328fbf3
-def train_step(state:TrainingState, # network, average and optimiser
-    accelerator:Accelerator, # where it runs
-    objective:Objective|Callable, # what is learned
-    batch:tuple[Tensor, Tensor], # this process's share of the images and classes of this step
-    config:dict, # of the run
-)->dict[str, Tensor]: # loss, norm of the gradient and what the objective says: scalars, on the device
+def train_step(
+    state: TrainingState,  # network, average and optimiser
+    accelerator: Accelerator,  # where it runs
+    objective: Objective | Callable,  # what is learned
+    batch: tuple[Tensor, Tensor],  # this process's share of the images and classes of this step
+    config: dict,  # of the run
+) -> dict[
+    str, Tensor
+]:  # loss, norm of the gradient and what the objective says: scalars, on the device
     "One step of Adam; nothing waits for the device."
     device, parts = state.device, config['accumulate']
     x, label = (part.to(device, non_blocking=True) for part in batch)
-    torch.manual_seed(config['seed']*1_000_003 + state.step*accelerator.num_processes + accelerator.process_index)    # for dropout
+    torch.manual_seed(
+        config['seed'] * 1_000_003
+        + state.step * accelerator.num_processes
+        + accelerator.process_index
+    )  # for dropout
     said = []
-    passes = _losses(state.model, objective, x, label, config, state.step, accelerator.process_index, accelerator.num_processes, device)
+    passes = _losses(
+        state.model,
+        objective,
+        x,
+        label,
+        config,
+        state.step,
+        accelerator.process_index,
+        accelerator.num_processes,
+        device,
+    )
     for k in range(parts):
         with accelerator.no_sync(state.model) if k + 1 < parts else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=config['precision'] == 'bf16'): loss, extras = next(passes)
-            accelerator.backward(loss/parts)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config['precision'] == 'bf16'):
+                loss, extras = next(passes)
+            accelerator.backward(loss / parts)
             said.append(dict(extras, loss=loss.detach()))
     norm = accelerator.clip_grad_norm_(state.net.parameters(), config['clip'])
-    for group in state.adam.param_groups: group['lr'] = learning_rate(state.step, state.steps, config['lr'], config['warmup'], config['floor'])
+    for group in state.adam.param_groups:
+        group['lr'] = learning_rate(
+            state.step, state.steps, config['lr'], config['warmup'], config['floor']
+        )
     state.adam.step()
     state.adam.zero_grad()
     state.ema.update(state.net, state.step)
     state.step += 1
     _compute_now(device)
-    return dict({name: torch.stack([one[name] for one in said]).mean() for name in said[0]}, norm=norm)
+    return dict(
+        {name: torch.stack([one[name] for one in said]).mean() for name in said[0]}, norm=norm
+    )
 
 # %% ../nbs/library/20_training.ipynb #2573c96b
 @torch.no_grad()
-def validate(net:Callable, # the averaged network
-    objective:Objective|Callable, # what it learns
-    images:Images, # held out
-    seed:int=0, # of times and noise
-    size:int=256, # images at a time
-)->dict: # `loss`; for velocities also `by_time` and `by_spread`, mean squared errors in ten and five equal bins, None where nothing falls
+def validate(
+    net: Callable,  # the averaged network
+    objective: Objective | Callable,  # what it learns
+    images: Images,  # held out
+    seed: int = 0,  # of times and noise
+    size: int = 256,  # images at a time
+) -> dict:  # `loss`; for velocities also `by_time` and `by_spread`, mean squared errors in ten and five equal bins, None where nothing falls
     "The loss on fixed draws, and where it comes from."
     device = next(net.parameters()).device
     losses, seen = [], []
     for k in range(0, len(images), size):
         chosen = images[torch.arange(k, min(k + size, len(images)))].to(device)
-        generator = step_generator(seed, k, part=1, device=device if device.type in ('cpu', 'cuda') else 'cpu')
+        generator = step_generator(
+            seed, k, part=1, device=device if device.type in ('cpu', 'cuda') else 'cpu'
+        )
         if not isinstance(objective, Velocity):
             losses.append((len(chosen), objective(net, chosen.x, chosen.label, generator)[0]))
             continue
-        drawn = {name: _part(value, device) for name, value in objective.draw(chosen.x.shape, generator).items()}
-        t, squared = as_field(drawn['times']), (objective.error(net, chosen.x, chosen.label, **drawn)**2).mean(1, keepdim=True)
-        losses.append((len(chosen), (objective.weight(t)*squared).mean()))
-        seen.append((t.expand_as(squared), (t.amax((1, 2, 3)) - t.amin((1, 2, 3))).view(-1, 1, 1, 1).expand_as(squared), squared))
-    mean = sum(n*loss.item() for n, loss in losses)/len(images)
-    if not seen: return dict(loss=mean)
+        drawn = {
+            name: _part(value, device)
+            for name, value in objective.draw(chosen.x.shape, generator).items()
+        }
+        t, squared = (
+            as_field(drawn['times']),
+            (objective.error(net, chosen.x, chosen.label, **drawn) ** 2).mean(1, keepdim=True),
+        )
+        losses.append((len(chosen), (objective.weight(t) * squared).mean()))
+        seen.append(
+            (
+                t.expand_as(squared),
+                (t.amax((1, 2, 3)) - t.amin((1, 2, 3))).view(-1, 1, 1, 1).expand_as(squared),
+                squared,
+            )
+        )
+    mean = sum(n * loss.item() for n, loss in losses) / len(images)
+    if not seen:
+        return dict(loss=mean)
     t, spread, squared = (torch.cat(parts).flatten() for parts in zip(*seen))
     return dict(loss=mean, by_time=_binned(t, squared, 10), by_spread=_binned(spread, squared, 5))
 
+
 def _binned(where, values, bins):
     "Means of values in equal bins of [0, 1]."
-    index = (where*bins).long().clamp(max=bins - 1)
-    total, number = (torch.zeros(bins, device=values.device).index_add_(0, index, part) for part in (values, torch.ones_like(values)))
-    return [round(m, 6) if n else None for m, n in zip((total/number).tolist(), number.tolist())]
+    index = (where * bins).long().clamp(max=bins - 1)
+    total, number = (
+        torch.zeros(bins, device=values.device).index_add_(0, index, part)
+        for part in (values, torch.ones_like(values))
+    )
+    return [round(m, 6) if n else None for m, n in zip((total / number).tolist(), number.tolist())]
 
 # %% ../nbs/library/20_training.ipynb #5b7686de
-def draw_samples(net:nn.Module, # predicts the velocity
-    shape:tuple[int, int, int], # of an image, (C, H, W)
-    count:int=20, # images
-    points:int=26, # of the time grid, one more than calls
-    seed:int=0, # of the first image
-)->Tensor: # images, (count, C, H, W), the classes in turn
+def draw_samples(
+    net: nn.Module,  # predicts the velocity
+    shape: tuple[int, int, int],  # of an image, (C, H, W)
+    count: int = 20,  # images
+    points: int = 26,  # of the time grid, one more than calls
+    seed: int = 0,  # of the first image
+) -> Tensor:  # images, (count, C, H, W), the classes in turn
     "What a network draws, all pixels together, always from the same noise."
     device = next(net.parameters()).device
-    label = torch.arange(count, device=device)%net.classes if net.classes else None
-    generator = torch.Generator(device if device.type in ('cpu', 'cuda') else 'cpu').manual_seed(seed)
+    label = torch.arange(count, device=device) % net.classes if net.classes else None
+    generator = torch.Generator(device if device.type in ('cpu', 'cuda') else 'cpu').manual_seed(
+        seed
+    )
+
     def one_call(*given):
         v = net(*given)
         _compute_now(device)
         return v
-    return sample(Denoiser(one_call), together(points).to(device), (count, *shape), label=label, generator=generator)
+
+    return sample(
+        Denoiser(one_call),
+        together(points).to(device),
+        (count, *shape),
+        label=label,
+        generator=generator,
+    )
 
 # %% ../nbs/library/20_training.ipynb #cc7a68f8
 def _picture(x):
     "A grid of images as the bytes of a PNG, pixels large enough to see."
     page = Image.fromarray(grid(x).numpy())
-    scale, out = max(1, 32//x.shape[-1]), io.BytesIO()
-    page.resize((page.width*scale, page.height*scale), Image.Resampling.NEAREST).save(out, format='PNG')
+    scale, out = max(1, 32 // x.shape[-1]), io.BytesIO()
+    page.resize((page.width * scale, page.height * scale), Image.Resampling.NEAREST).save(
+        out, format='PNG'
+    )
     return out.getvalue()
+
 
 def _board(folder, wanted):
     "A TensorBoard writer, if wanted."
-    if not wanted: return None
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e: raise ImportError("tensorboard=True needs the package tensorboard: pip install tensorboard") from e
-    return SummaryWriter(folder/'tensorboard')
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise ImportError(
+            "tensorboard=True needs the package tensorboard: pip install tensorboard"
+        ) from e
+    return SummaryWriter(folder / 'tensorboard')
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class _Rows(Dataset):
     "Images as a data set of batches; each comes with the names of images that could not be read so far, where a source skips them."
-    def __init__(self, images): self.images = images
+
+    def __init__(self, images):
+        self.images = images
+
     def __getitem__(self, index):
         chosen = self.images[index]
         return chosen.x, chosen.label, dict(getattr(self.images, 'unreadable', {}))
 
-def _stream(images, config, start, rank, ranks, workers, pin)->Iterator[tuple[Tensor, Tensor]]:
+
+def _stream(images, config, start, rank, ranks, workers, pin) -> Iterator[tuple[Tensor, Tensor]]:
     "This process's share of each batch from step `start` on."
-    share = config['batch']//ranks
-    indices = (batch_indices(step, len(images), config['batch'], config['seed'])[rank*share:(rank + 1)*share] for step in count(start))
-    ready = DataLoader(_Rows(images), batch_size=None, sampler=indices, num_workers=workers, pin_memory=pin, generator=torch.Generator()) if workers else map(_Rows(images).__getitem__, indices)
+    share = config['batch'] // ranks
+    indices = (
+        batch_indices(step, len(images), config['batch'], config['seed'])[
+            rank * share : (rank + 1) * share
+        ]
+        for step in count(start)
+    )
+    ready = (
+        DataLoader(
+            _Rows(images),
+            batch_size=None,
+            sampler=indices,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+        if workers
+        else map(_Rows(images).__getitem__, indices)
+    )
     for x, label, unreadable in ready:
-        if unreadable and workers: images.unreadable.update(unreadable)
+        if unreadable and workers:
+            images.unreadable.update(unreadable)
         yield x, label
 
 # %% ../nbs/library/20_training.ipynb #f73ec85f
 class _Run:
     "A run in progress: what the loop needs at hand."
-    def __init__(self, folder, state, accelerator, objective, config, minutes, held_out, samples, board, log_every, progress):
-        self.folder, self.state, self.accelerator, self.objective, self.config = folder, state, accelerator, objective, config
-        self.minutes, self.held_out, self.samples, self.board, self.log_every = minutes, held_out, samples, board, log_every
-        self.main, self.waiting, self.began, self.before = accelerator.is_main_process, [], time.monotonic(), state.seconds
+
+    def __init__(
+        self,
+        folder,
+        state,
+        accelerator,
+        objective,
+        config,
+        minutes,
+        held_out,
+        samples,
+        board,
+        log_every,
+        progress,
+    ):
+        self.folder, self.state, self.accelerator, self.objective, self.config = (
+            folder,
+            state,
+            accelerator,
+            objective,
+            config,
+        )
+        self.minutes, self.held_out, self.samples, self.board, self.log_every = (
+            minutes,
+            held_out,
+            samples,
+            board,
+            log_every,
+        )
+        self.main, self.waiting, self.began, self.before = (
+            accelerator.is_main_process,
+            [],
+            time.monotonic(),
+            state.seconds,
+        )
         self.first = self.began, state.step
-        self.bar = tqdm(total=state.steps, initial=state.step, desc=f"training {folder.name}", unit='step', disable=not (progress and self.main), mininterval=.5)
+        self.bar = tqdm(
+            total=state.steps,
+            initial=state.step,
+            desc=f"training {folder.name}",
+            unit='step',
+            disable=not (progress and self.main),
+            mininterval=0.5,
+        )
 
-    def elapsed(self): return time.monotonic() - self.began
+    def elapsed(self):
+        return time.monotonic() - self.began
 
-    def settle(self)->dict:
+    def settle(self) -> dict:
         "Fetch what the last steps said: their means. Raises `FloatingPointError` if a loss or a gradient was no number."
-        if not self.waiting: return {}
+        if not self.waiting:
+            return {}
         names = list(self.waiting[0])
-        table = self.accelerator.reduce(torch.stack([torch.stack([said[name].float() for name in names]) for said in self.waiting]), 'mean').tolist()
+        table = self.accelerator.reduce(
+            torch.stack(
+                [torch.stack([said[name].float() for name in names]) for said in self.waiting]
+            ),
+            'mean',
+        ).tolist()
         first, self.waiting = self.state.step - len(table), []
         for k, values in enumerate(table):
             for name, value in zip(names, values):
                 if not math.isfinite(value):
-                    last = f'step {self.state.saved} in {self.folder} is the last good state' if self.state.saved is not None else 'nothing was saved yet'
-                    raise FloatingPointError(f"the {'gradient' if name == 'norm' else name} is {value} at step {first + k}; {last}")
+                    last = (
+                        f'step {self.state.saved} in {self.folder} is the last good state'
+                        if self.state.saved is not None
+                        else 'nothing was saved yet'
+                    )
+                    raise FloatingPointError(
+                        f"the {'gradient' if name == 'norm' else name} is {value} at step {first + k}; {last}"
+                    )
         self.state.seconds = self.before + self.elapsed()
-        return {name: sum(column)/len(table) for name, column in zip(names, zip(*table))}
+        return {name: sum(column) / len(table) for name, column in zip(names, zip(*table))}
 
     def log(self, validate_now):
         "A line of the log, with held-out losses and pictures where it is time for them."
         means, state = self.settle(), self.state
-        if not (self.main and means): return
-        line = dict(step=state.step, **means, lr=state.adam.param_groups[0]['lr'], seconds=round(state.seconds, 3))
-        if validate_now and self.held_out is not None: line['validation'] = validate(state.ema.module, self.objective, self.held_out)
+        if not (self.main and means):
+            return
+        line = dict(
+            step=state.step,
+            **means,
+            lr=state.adam.param_groups[0]['lr'],
+            seconds=round(state.seconds, 3),
+        )
+        if validate_now and self.held_out is not None:
+            line['validation'] = validate(state.ema.module, self.objective, self.held_out)
         with _writing(self.folder, state):
-            with open(self.folder/'metrics.jsonl', 'a') as f: f.write(json.dumps(line) + '\n')
-            if validate_now and self.samples is not None: write_atomically(self.folder/'samples'/f'{state.step:08d}.png', _picture(self.samples(state.ema.module)))
+            with open(self.folder / 'metrics.jsonl', 'a') as f:
+                f.write(json.dumps(line) + '\n')
+            if validate_now and self.samples is not None:
+                write_atomically(
+                    self.folder / 'samples' / f'{state.step:08d}.png',
+                    _picture(self.samples(state.ema.module)),
+                )
         if self.board is not None:
-            for name, value in {**means, **{f'validation/{k}': v for k, v in line.get('validation', {}).items() if k == 'loss'}}.items(): self.board.add_scalar(name, value, state.step)
+            for name, value in {
+                **means,
+                **{
+                    f'validation/{k}': v
+                    for k, v in line.get('validation', {}).items()
+                    if k == 'loss'
+                },
+            }.items():
+                self.board.add_scalar(name, value, state.step)
         self.bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
 
-    def agreed(self, value:float)->float:
+    def agreed(self, value: float) -> float:
         "The main process's number, in every process."
         return value if self.accelerator.num_processes == 1 else broadcast_object_list([value])[0]
 
     def plan(self):
         "Decide how many steps fit in the box, at the speed seen so far."
         self.settle()
-        (then, start), left = self.first, 60*self.minutes*.9 - self.elapsed()
-        pace = self.agreed((time.monotonic() - then)/max(1, self.state.step - start))
-        self.state.steps = self.state.step + max(1, int(self.agreed(left)/pace))
+        (then, start), left = self.first, 60 * self.minutes * 0.9 - self.elapsed()
+        pace = self.agreed((time.monotonic() - then) / max(1, self.state.step - start))
+        self.state.steps = self.state.step + max(1, int(self.agreed(left) / pace))
         self.bar.total = self.state.steps
 
     def checkpoint(self):
         self.settle()
-        if self.main: _checkpoint(self.folder, self.state, self.config)
+        if self.main:
+            _checkpoint(self.folder, self.state, self.config)
 
 # %% ../nbs/library/20_training.ipynb #5d39527b
 def _loop(run, stream, checkpoint_every, validate_every):
     "Steps until the end or the time limit."
-    state, config, box = run.state, run.config, None if run.minutes is None else 60*run.minutes
+    state, config, box = run.state, run.config, None if run.minutes is None else 60 * run.minutes
     alone = run.accelerator.num_processes == 1
     with run.bar:
         while state.steps is None or state.step < state.steps:
-            try: batch = next(stream)
+            try:
+                batch = next(stream)
             except Exception as e:
                 run.checkpoint()
-                e.add_note(f"training stopped at step {state.step}, which is saved in {run.folder}; the same call continues")
+                e.add_note(
+                    f"training stopped at step {state.step}, which is saved in {run.folder}; the same call continues"
+                )
                 raise
             run.waiting.append(train_step(state, run.accelerator, run.objective, batch, config))
             run.bar.update()
-            if state.step - run.first[1] == 1 and run.first[0] == run.began: run.first = time.monotonic(), state.step
-            logging, done = state.step%run.log_every == 0, state.step == state.steps
-            if logging or done or state.step%validate_every == 0: run.log(done or state.step%validate_every == 0)
+            if state.step - run.first[1] == 1 and run.first[0] == run.began:
+                run.first = time.monotonic(), state.step
+            logging, done = state.step % run.log_every == 0, state.step == state.steps
+            if logging or done or state.step % validate_every == 0:
+                run.log(done or state.step % validate_every == 0)
             late = False
             if box is not None and (alone or logging):
-                if state.steps is None and (state.step >= config['warmup'] or run.agreed(run.elapsed()) > box/4): run.plan()
+                if state.steps is None and (
+                    state.step >= config['warmup'] or run.agreed(run.elapsed()) > box / 4
+                ):
+                    run.plan()
                 late = run.agreed(run.elapsed()) > box
-            if state.step%checkpoint_every == 0 or done or late: run.checkpoint()
-            if late and state.step != state.steps: raise TimeoutError(f"{run.minutes:g} minutes are over at step {state.step} of {state.steps or 'unknown'}; the same call continues from {run.folder}")
+            if state.step % checkpoint_every == 0 or done or late:
+                run.checkpoint()
+            if late and state.step != state.steps:
+                raise TimeoutError(
+                    f"{run.minutes:g} minutes are over at step {state.step} of {state.steps or 'unknown'}; the same call continues from {run.folder}"
+                )
 
 # %% ../nbs/library/20_training.ipynb #236aa15a
 def _check_settings(config, steps, minutes, ranks):
-    if steps is None and minutes is None: raise ValueError("steps or minutes must be given, got neither")
-    if config['batch']%(ranks*config['accumulate']): raise ValueError(f"batch must divide into {ranks} processes of {config['accumulate']} passes each, got {config['batch']}")
-    if config['precision'] not in ('no', 'bf16'): raise ValueError(f"precision must be 'no' or 'bf16', got {config['precision']!r}")
+    if steps is None and minutes is None:
+        raise ValueError("steps or minutes must be given, got neither")
+    if config['batch'] % (ranks * config['accumulate']):
+        raise ValueError(
+            f"batch must divide into {ranks} processes of {config['accumulate']} passes each, got {config['batch']}"
+        )
+    if config['precision'] not in ('no', 'bf16'):
+        raise ValueError(f"precision must be 'no' or 'bf16', got {config['precision']!r}")
+
 
 def _told(objective):
     "An objective in a configuration: its name and its parameters beside the run's."
     told = describe(objective)
-    return dict(objective=told.pop('name'), **told) if isinstance(told, dict) and 'name' in told else dict(objective=told)
+    return (
+        dict(objective=told.pop('name'), **told)
+        if isinstance(told, dict) and 'name' in told
+        else dict(objective=told)
+    )
+
 
 def _fresh(network, seed):
     "A freshly initialised network; the seed is the run's and leaves the global random state alone."
@@ -580,91 +965,167 @@ def _fresh(network, seed):
         torch.manual_seed(seed)
         return network()
 
+
 def _finished(folder, config, net, objective, device='cpu'):
     "The network of a run that was finished before, if it is this one."
-    if not (folder/'weights.safetensors').is_file(): return None
+    if not (folder / 'weights.safetensors').is_file():
+        return None
     found = load(folder, device)
-    theirs = _as_of_today({k: found.about[k] for k in config if k in found.about}, config, net, objective)
+    theirs = _as_of_today(
+        {k: found.about[k] for k in config if k in found.about}, config, net, objective
+    )
     _same_run(folder, config, theirs if config['steps'] is not None else dict(theirs, steps=None))
     return found
+
 
 def _device(accelerator):
     "Where to train: what accelerate found, or a TPU that only torch knows of."
     known = torch.accelerator.current_accelerator(check_available=True)
-    return known if accelerator.device.type == 'cpu' and known is not None and known.type == 'tpu' else accelerator.device
+    return (
+        known
+        if accelerator.device.type == 'cpu' and known is not None and known.type == 'tpu'
+        else accelerator.device
+    )
 
 # %% ../nbs/library/20_training.ipynb #f5d12229
-def fit(folder:str|Path, # of the run; taken up again if it has been begun
-    network:Callable, # makes the network: `partial(UNet, base=16)`, or another class with a `.config`
-    images:Images, # to learn, or anything with a length that gives `Images` for a tensor of indices
-    objective:Objective|Callable, # `objective(net, x, label, generator)`, a loss and a dictionary of scalars to log
-    steps:int|None=None, # of the optimiser; if not given, as many as fit into `minutes`
-    batch:int=128, # images in a step, over all processes and passes
-    seed:int=0, # of initial weights, order of images, times, noise
-    lr:float=1e-3, # largest learning rate
-    warmup:int=100, # steps until it is reached
-    floor:float=0., # share of it that is left at the end; 1 for a plateau
-    clip:float=1., # largest norm of the gradient
-    ema:float=.999, # memory of the average of the weights
-    accumulate:int=1, # passes over which each process spreads its share of a batch
-    precision:str='no', # "no" for single precision, "bf16" to compute in bfloat16 where that is safe
-    data:str='digits', # what the images are called
-    kind:str|None=None, # "denoiser", "head" or "autoencoder"; found out if not given
-    minutes:float|None=None, # how long this call may last; see above
-    held_out:Images|None=None, # for `validate`
-    samples:Callable|None=None, # draws images with the averaged network, for pictures as it goes
-    validate_every:int=500, # steps
-    checkpoint_every:int=200, # steps
-    log_every:int=20, # steps
-    workers:int=0, # processes that load images ahead; 0 to load in this one
-    compiled:bool=False, # go through `torch.compile`
-    tensorboard:bool=False, # write for TensorBoard as well
-    progress:bool=True, # show a bar on standard error
-)->Denoiser|nn.Module: # the averaged network, as `load` gives it; `.about` says how it was made
+def fit(
+    folder: str | Path,  # of the run; taken up again if it has been begun
+    network: Callable,  # makes the network: `partial(UNet, base=16)`, or another class with a `.config`
+    images: Images,  # to learn, or anything with a length that gives `Images` for a tensor of indices
+    objective: Objective
+    | Callable,  # `objective(net, x, label, generator)`, a loss and a dictionary of scalars to log
+    steps: int | None = None,  # of the optimiser; if not given, as many as fit into `minutes`
+    batch: int = 128,  # images in a step, over all processes and passes
+    seed: int = 0,  # of initial weights, order of images, times, noise
+    lr: float = 1e-3,  # largest learning rate
+    warmup: int = 100,  # steps until it is reached
+    floor: float = 0.0,  # share of it that is left at the end; 1 for a plateau
+    clip: float = 1.0,  # largest norm of the gradient
+    ema: float = 0.999,  # memory of the average of the weights
+    accumulate: int = 1,  # passes over which each process spreads its share of a batch
+    precision: str = 'no',  # "no" for single precision, "bf16" to compute in bfloat16 where that is safe
+    data: str = 'digits',  # what the images are called
+    kind: str | None = None,  # "denoiser", "head" or "autoencoder"; found out if not given
+    minutes: float | None = None,  # how long this call may last; see above
+    held_out: Images | None = None,  # for `validate`
+    samples: Callable
+    | None = None,  # draws images with the averaged network, for pictures as it goes
+    validate_every: int = 500,  # steps
+    checkpoint_every: int = 200,  # steps
+    log_every: int = 20,  # steps
+    workers: int = 0,  # processes that load images ahead; 0 to load in this one
+    compiled: bool = False,  # go through `torch.compile`
+    tensorboard: bool = False,  # write for TensorBoard as well
+    progress: bool = True,  # show a bar on standard error
+) -> (
+    Denoiser | nn.Module
+):  # the averaged network, as `load` gives it; `.about` says how it was made
     """Train any network on any objective, or finish training it.
 
     Raises `ValueError` when the folder holds a different run or no readable checkpoint, `FloatingPointError` when the loss is not a number, `TimeoutError` when the minutes are over, `OSError` when the disk is full: what was saved before is kept."""
     folder = Path(folder)
-    with torch.device('meta'): net = network()
+    with torch.device('meta'):
+        net = network()
     kind = kind or kind_of(net)
-    config = dict(data=data, kind=kind, net=net.config, **_told(objective), steps=steps, batch=batch, seed=seed, lr=lr, warmup=warmup, floor=floor,
-                  clip=clip, ema=ema, accumulate=accumulate, precision=precision, **({'minutes': minutes} if steps is None else {}))
+    config = dict(
+        data=data,
+        kind=kind,
+        net=net.config,
+        **_told(objective),
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        lr=lr,
+        warmup=warmup,
+        floor=floor,
+        clip=clip,
+        ema=ema,
+        accumulate=accumulate,
+        precision=precision,
+        **({'minutes': minutes} if steps is None else {}),
+    )
     accelerator = Accelerator()
     _check_settings(config, steps, minutes, accelerator.num_processes)
-    if (found := _finished(folder, config, net, objective, accelerator.device)) is not None: return found
+    if (found := _finished(folder, config, net, objective, accelerator.device)) is not None:
+        return found
     device = _device(accelerator)
     state = TrainingState(_fresh(network, seed).to(device), ema, lr, steps)
     _resume(folder, state, config, objective, accelerator.is_main_process)
-    state.model, state.adam = accelerator.prepare(state.net, state.adam) if device == accelerator.device else (state.net, state.adam)
-    if compiled: state.model = torch.compile(state.model)
+    state.model, state.adam = (
+        accelerator.prepare(state.net, state.adam)
+        if device == accelerator.device
+        else (state.net, state.adam)
+    )
+    if compiled:
+        state.model = torch.compile(state.model)
     state.model.train()
     if accelerator.is_main_process:
         with _writing(folder, state):
-            for name, content in dict(config=config, environment=environment()).items(): write_atomically(folder/f'{name}.json', json.dumps(content, indent=1))
-    run = _Run(folder, state, accelerator, objective, config, minutes, held_out, samples, _board(folder, tensorboard and accelerator.is_main_process), log_every, progress)
-    stream = _stream(images, config, state.step, accelerator.process_index, accelerator.num_processes, workers, device.type == 'cuda')
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []): _loop(run, stream, checkpoint_every, validate_every)
+            for name, content in dict(config=config, environment=environment()).items():
+                write_atomically(folder / f'{name}.json', json.dumps(content, indent=1))
+    run = _Run(
+        folder,
+        state,
+        accelerator,
+        objective,
+        config,
+        minutes,
+        held_out,
+        samples,
+        _board(folder, tensorboard and accelerator.is_main_process),
+        log_every,
+        progress,
+    )
+    stream = _stream(
+        images,
+        config,
+        state.step,
+        accelerator.process_index,
+        accelerator.num_processes,
+        workers,
+        device.type == 'cuda',
+    )
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        _loop(run, stream, checkpoint_every, validate_every)
     if accelerator.is_main_process:
-        header = {**{k: v for k, v in config.items() if k not in ('net', 'kind')}, 'steps': state.step, 'seconds': round(state.seconds, 3), 'images': len(images), **({'unreadable': len(images.unreadable)} if getattr(images, 'unreadable', None) else {}), **environment()}
+        header = {
+            **{k: v for k, v in config.items() if k not in ('net', 'kind')},
+            'steps': state.step,
+            'seconds': round(state.seconds, 3),
+            'images': len(images),
+            **(
+                {'unreadable': len(images.unreadable)}
+                if getattr(images, 'unreadable', None)
+                else {}
+            ),
+            **environment(),
+        }
         with _writing(folder, state):
-            save(folder/'weights.safetensors', state.ema.module, kind=kind, **header)
-            write_atomically(folder/'README.md', card(dict(header, kind=kind, net=net.config), folder.name))
+            save(folder / 'weights.safetensors', state.ema.module, kind=kind, **header)
+            write_atomically(
+                folder / 'README.md', card(dict(header, kind=kind, net=net.config), folder.name)
+            )
     accelerator.wait_for_everyone()
     return load(folder, device)
 
 # %% ../nbs/library/20_training.ipynb #7eb216bc
-def train(folder:str|Path, # of the run; taken up again if it has been begun
-    net:dict, # configuration of the `UNet`
-    images:Images, # to learn
-    law:Callable, # of training times, `law(n, height, width, generator=…, device=…)`
-    steps:int|None=None, # of the optimiser; if not given, as many as fit into `minutes`
-    bias:float=2., # of the SiD2 weight
-    label_dropout:float=.1, # probability of hiding the class, where the network has classes
-    corrected:bool=False, # divide by the density of a pixel's time under the law
-    pictures:int=0, # how many samples to draw as it goes
-    **options, # the other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `held_out` …
-)->Denoiser: # the averaged network; `.about` says how it was made
+def train(
+    folder: str | Path,  # of the run; taken up again if it has been begun
+    net: dict,  # configuration of the `UNet`
+    images: Images,  # to learn
+    law: Callable,  # of training times, `law(n, height, width, generator=…, device=…)`
+    steps: int | None = None,  # of the optimiser; if not given, as many as fit into `minutes`
+    bias: float = 2.0,  # of the SiD2 weight
+    label_dropout: float = 0.1,  # probability of hiding the class, where the network has classes
+    corrected: bool = False,  # divide by the density of a pixel's time under the law
+    pictures: int = 0,  # how many samples to draw as it goes
+    **options,  # the other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `held_out` …
+) -> Denoiser:  # the averaged network; `.about` says how it was made
     "Train a network with many clocks, or finish training it; raises what `fit` raises."
-    objective = Velocity(law, bias, label_dropout if net.get('classes') else 1., corrected)
-    samples = partial(draw_samples, shape=images[torch.arange(1)].x.shape[1:], count=pictures) if pictures else None
+    objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
+    samples = (
+        partial(draw_samples, shape=images[torch.arange(1)].x.shape[1:], count=pictures)
+        if pictures
+        else None
+    )
     return fit(folder, partial(UNet, **net), images, objective, steps, samples=samples, **options)

@@ -7,10 +7,10 @@ __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'Fi
            'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
-from collections.abc import Sequence
 import ctypes
 import math
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +19,42 @@ from torch.nn import functional as F
 from .timesteps import TimeTable, flat_rows
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
-def sinusoidal_embedding(t:Tensor, # times in [0, 1], any shape
-    width:int, # number of features, even
-)->Tensor: # one more axis at the end, (…, width)
+def sinusoidal_embedding(
+    t: Tensor,  # times in [0, 1], any shape
+    width: int,  # number of features, even
+) -> Tensor:  # one more axis at the end, (…, width)
     "$[\\cos(1000\\,\\omega_kt),\\sin(1000\\,\\omega_kt)]$ with $\\omega_k=10^{-4k/(w/2)}$ (Vaswani et al., 2017; scaling of the authors' toolbox)."
-    if width%2: raise ValueError(f"width must be even, got {width}")
-    frequencies = torch.exp(-math.log(1e4)*torch.arange(width//2, device=t.device, dtype=t.dtype)/(width//2))
-    angle = 1000*t.unsqueeze(-1)*frequencies
+    if width % 2:
+        raise ValueError(f"width must be even, got {width}")
+    frequencies = torch.exp(
+        -math.log(1e4) * torch.arange(width // 2, device=t.device, dtype=t.dtype) / (width // 2)
+    )
+    angle = 1000 * t.unsqueeze(-1) * frequencies
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 # %% ../nbs/library/15_unet.ipynb #51a7ea94
-def reduce_times(t:Tensor, # times in [0, 1], (B, 1, h, w), or (B, 1, 1, 1) where one time rules the image
-    reduction:str='average', # "average" or "nearest"
-)->Tensor: # (B, 1, h/2, w/2); a single time stays as it is
+def reduce_times(
+    t: Tensor,  # times in [0, 1], (B, 1, h, w), or (B, 1, 1, 1) where one time rules the image
+    reduction: str = 'average',  # "average" or "nearest"
+) -> Tensor:  # (B, 1, h/2, w/2); a single time stays as it is
     "Times at half the resolution. Raises `ValueError` for an unknown reduction."
-    if reduction not in ('average', 'nearest'): raise ValueError(f"reduction must be 'average' or 'nearest', got {reduction!r}")
-    if t.shape[-2:] == (1, 1): return t
+    if reduction not in ('average', 'nearest'):
+        raise ValueError(f"reduction must be 'average' or 'nearest', got {reduction!r}")
+    if t.shape[-2:] == (1, 1):
+        return t
     return F.avg_pool2d(t, 2) if reduction == 'average' else t[..., ::2, ::2]
 
 # %% ../nbs/library/15_unet.ipynb #2e404bb1
 class _OverRootMeanSquare(torch.autograd.Function):
     "The norm with its gradient written out: on a CPU fewer passes over memory, and fewer calls, than autograd makes."
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x, epsilon):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = torch.addcmul(epsilon, norm, norm, value=1/x.shape[-1]).rsqrt_()
-        return x*inverse, inverse
+        inverse = torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return x * inverse, inverse
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -56,79 +64,117 @@ class _OverRootMeanSquare(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, _):
         x, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled(): inverse = (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-        along = torch.linalg.vecdot(g, x).unsqueeze(-1)*inverse**3
-        return torch.addcmul(g*inverse, x, along, value=-1/x.shape[-1]), None
+        if torch.is_grad_enabled():
+            inverse = (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+        along = torch.linalg.vecdot(g, x).unsqueeze(-1) * inverse**3
+        return torch.addcmul(g * inverse, x, along, value=-1 / x.shape[-1]), None
 
 # %% ../nbs/library/15_unet.ipynb #b69d7b5e
 class RMSNorm(nn.Module):
     "Features over their root mean square, pixel by pixel: $x/\\sqrt{\\overline{x^2}+10^{-5}}$ over channels, times a gain if asked for."
-    def __init__(self, channels:int, gain:bool=True):
+
+    def __init__(self, channels: int, gain: bool = True):
         super().__init__()
         self.shape, self.gain = (channels,), nn.Parameter(torch.ones(channels)) if gain else None
         self.register_buffer('epsilon', torch.tensor(1e-5), persistent=False)
 
-    def forward(self,
-        x:Tensor, # features, (…, channels)
-    )->Tensor: # of the same shape
-        written_out = x.device.type == 'cpu' and x.dtype == self.epsilon.dtype and not torch.compiler.is_compiling()
-        if not written_out: return F.rms_norm(x, self.shape, None if self.gain is None else self.gain.to(x.dtype), 1e-5)
+    def forward(
+        self,
+        x: Tensor,  # features, (…, channels)
+    ) -> Tensor:  # of the same shape
+        written_out = (
+            x.device.type == 'cpu'
+            and x.dtype == self.epsilon.dtype
+            and not torch.compiler.is_compiling()
+        )
+        if not written_out:
+            return F.rms_norm(
+                x, self.shape, None if self.gain is None else self.gain.to(x.dtype), 1e-5
+            )
         y = _OverRootMeanSquare.apply(x, self.epsilon)[0]
-        return y if self.gain is None else y*self.gain
+        return y if self.gain is None else y * self.gain
 
 # %% ../nbs/library/15_unet.ipynb #63e72128
 def _name_halves(film, state, prefix, _):
     "In a state, scale and shift have names of their own."
     weight, bias = (state.pop(f'{prefix}both.{kind}').chunk(2) for kind in ('weight', 'bias'))
-    for name, w, b in zip(('scale', 'shift'), weight, bias): state |= {f'{prefix}{name}.weight': w, f'{prefix}{name}.bias': b}
+    for name, w, b in zip(('scale', 'shift'), weight, bias):
+        state |= {f'{prefix}{name}.weight': w, f'{prefix}{name}.bias': b}
+
 
 def _join_halves(film, state, prefix, *_):
     "What `_name_halves` did, undone for a state that is loaded."
     for kind in ('weight', 'bias'):
         halves = [state.pop(f'{prefix}{name}.{kind}', None) for name in ('scale', 'shift')]
-        if None not in halves: state[f'{prefix}both.{kind}'] = torch.cat(halves)
+        if None not in halves:
+            state[f'{prefix}both.{kind}'] = torch.cat(halves)
 
 # %% ../nbs/library/15_unet.ipynb #f1d40a5b
 class FiLM(nn.Module):
     "Modulation by an embedding: $h\\mapsto h\\,\\gamma(e)+\\beta(e)$ (Perez et al., 2018); $\\gamma=1$ and $\\beta=0$ at the start."
-    def __init__(self, embedding:int, channels:int):
+
+    def __init__(self, embedding: int, channels: int):
         super().__init__()
-        self.both = nn.Linear(embedding, 2*channels)
-        for p in self.both.parameters(): nn.init.zeros_(p)
+        self.both = nn.Linear(embedding, 2 * channels)
+        for p in self.both.parameters():
+            nn.init.zeros_(p)
         nn.init.ones_(self.both.bias.data[:channels])
         self.register_state_dict_post_hook(_name_halves)
         self.register_load_state_dict_pre_hook(_join_halves)
 
-    def forward(self,
-        h:Tensor, # features, (B, H, W, channels)
-        e:Tensor, # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
-        index:Tensor|None=None, # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
-    )->Tensor:
-        if index is None: both = self.both(e)
+    def forward(
+        self,
+        h: Tensor,  # features, (B, H, W, channels)
+        e: Tensor,  # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
+        index: Tensor
+        | None = None,  # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
+    ) -> Tensor:
+        if index is None:
+            both = self.both(e)
         else:
             shared = len(index) < h.shape[:-1].numel()
-            rows = self.both(e).index_select(1, index) if shared else self.both(e.flatten(0, -2)).index_select(0, index)
+            rows = (
+                self.both(e).index_select(1, index)
+                if shared
+                else self.both(e.flatten(0, -2)).index_select(0, index)
+            )
             both = rows.view(*h.shape[:-1], -1)
         scale, shift = both.chunk(2, -1)
         return torch.addcmul(shift, h, scale)
 
 # %% ../nbs/library/15_unet.ipynb #6a6ecfa2
-def _convolve(convolution:nn.Conv2d, h:Tensor)->Tensor:
+def _convolve(convolution: nn.Conv2d, h: Tensor) -> Tensor:
     "A convolution of features that lie channels-last, (B, H, W, C)."
     return convolution(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
-def _resample(h:Tensor, change:str)->Tensor:
+
+def _resample(h: Tensor, change: str) -> Tensor:
     "Features, (B, H, W, C), at half the resolution (average) or at twice (repeated)."
     h = h.permute(0, 3, 1, 2)
-    h = F.avg_pool2d(h, 2) if change == 'down' else F.interpolate(h, scale_factor=2., mode='nearest')
+    h = (
+        F.avg_pool2d(h, 2)
+        if change == 'down'
+        else F.interpolate(h, scale_factor=2.0, mode='nearest')
+    )
     return h.permute(0, 2, 3, 1).contiguous()
 
 # %% ../nbs/library/15_unet.ipynb #cb29dfd2
 class ResidualBlock(nn.Module):
     "Norm, GELU, convolution, norm, FiLM, GELU, convolution, added to the (projected) input; may change the resolution on its way, after the first GELU."
-    def __init__(self, channels_in:int, channels:int, embedding:int, dropout:float=0., change:str|None=None):
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        embedding: int,
+        dropout: float = 0.0,
+        change: str | None = None,
+    ):
         super().__init__()
-        self.norm1, self.norm2 = RMSNorm(channels_in), RMSNorm(channels, gain=False)        # its gain is the bias of FiLM's scale
+        self.norm1, self.norm2 = (
+            RMSNorm(channels_in),
+            RMSNorm(channels, gain=False),
+        )  # its gain is the bias of FiLM's scale
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.film = FiLM(embedding, channels)
         self.dropout, self.change = nn.Dropout(dropout), change
@@ -137,90 +183,122 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
-    def forward(self,
-        x:Tensor, # features, (B, H, W, channels_in)
-        times:tuple, # embedding and index, as `FiLM` takes them, at the resolution of the result
-    )->Tensor: # (B, H, W, channels), or half or twice the size
+    def forward(
+        self,
+        x: Tensor,  # features, (B, H, W, channels_in)
+        times: tuple,  # embedding and index, as `FiLM` takes them, at the resolution of the result
+    ) -> Tensor:  # (B, H, W, channels), or half or twice the size
         h = F.gelu(self.norm1(x))
-        if self.change: h, x = _resample(h, self.change), _resample(x, self.change)
+        if self.change:
+            h, x = _resample(h, self.change), _resample(x, self.change)
         h = self.film(self.norm2(_convolve(self.conv1, h)), *times)
         return self.skip(x) + _convolve(self.conv2, self.dropout(F.gelu(h)))
 
 # %% ../nbs/library/15_unet.ipynb #932ca926
-def rotate(x:Tensor, # queries or keys, (B, heads, H W, width), width divisible by 4
-    height:int, # H
-    width:int, # W
-)->Tensor: # of the same shape
+def rotate(
+    x: Tensor,  # queries or keys, (B, heads, H W, width), width divisible by 4
+    height: int,  # H
+    width: int,  # W
+) -> Tensor:  # of the same shape
     "$x_k+ix_{k+w/4}$ turned by $y\\,100^{-4k/w}$ in the first half of the features and by $x\\,100^{-4k/w}$ in the second (Su et al., 2021, along both axes)."
-    quarter = x.shape[-1]//4
-    frequencies = 100.**(-torch.arange(quarter, device=x.device)/quarter)
-    y, x_ = (torch.arange(n, device=x.device)[:, None]*frequencies for n in (height, width))
-    angle = torch.stack([y[:, None].expand(height, width, -1), x_[None].expand(height, width, -1)], 2).flatten(0, 1)  # (HW, 2, width/4)
+    quarter = x.shape[-1] // 4
+    frequencies = 100.0 ** (-torch.arange(quarter, device=x.device) / quarter)
+    y, x_ = (torch.arange(n, device=x.device)[:, None] * frequencies for n in (height, width))
+    angle = torch.stack(
+        [y[:, None].expand(height, width, -1), x_[None].expand(height, width, -1)], 2
+    ).flatten(0, 1)  # (HW, 2, width/4)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.unflatten(-1, (2, 2, quarter)).unbind(-2)
-    return torch.stack([a*cos - b*sin, a*sin + b*cos], -2).flatten(-3)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -2).flatten(-3)
 
 # %% ../nbs/library/15_unet.ipynb #69f27f1d
 class Attention(nn.Module):
     """Multi-head self-attention over pixels with QK normalisation, added to its input; starts as the identity.
 
     Raises `ValueError` for channels that do not divide into heads, and for heads that rotation cannot halve twice."""
-    def __init__(self, channels:int, head_width:int=32, rope:bool=False, scale:float=8.):
+
+    def __init__(self, channels: int, head_width: int = 32, rope: bool = False, scale: float = 8.0):
         super().__init__()
-        self.heads, self.rope = max(1, channels//head_width), rope
-        if channels%self.heads: raise ValueError(f"channels must divide into {self.heads} heads, got {channels}")
-        if rope and channels//self.heads%4: raise ValueError(f"heads must have a width that 4 divides for rotation, got {channels//self.heads}")
+        self.heads, self.rope = max(1, channels // head_width), rope
+        if channels % self.heads:
+            raise ValueError(f"channels must divide into {self.heads} heads, got {channels}")
+        if rope and channels // self.heads % 4:
+            raise ValueError(
+                f"heads must have a width that 4 divides for rotation, got {channels // self.heads}"
+            )
         self.norm = RMSNorm(channels)
-        self.qkv = nn.Linear(channels, 3*channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
         self.log_scale = nn.Parameter(torch.full((self.heads, 1, 1), math.log(scale)))
         self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self,
-        x:Tensor, # features, (B, H, W, channels)
-    )->Tensor: # of the same shape
+    def forward(
+        self,
+        x: Tensor,  # features, (B, H, W, channels)
+    ) -> Tensor:  # of the same shape
         b, h, w, c = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(b, h*w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, HW, C/heads)
-        q, k = F.normalize(q, dim=-1)*self.log_scale.exp(), F.normalize(k, dim=-1)
-        if self.rope: q, k = rotate(q, h, w), rotate(k, h, w)
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=1.)
+        q, k, v = (
+            self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, HW, C/heads)
+        q, k = F.normalize(q, dim=-1) * self.log_scale.exp(), F.normalize(k, dim=-1)
+        if self.rope:
+            q, k = rotate(q, h, w), rotate(k, h, w)
+        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=1.0)
         return x + self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 # %% ../nbs/library/15_unet.ipynb #a6fc1082
 class Embedding(nn.Module):
     "Times and labels as vectors, ready for `FiLM`: an MLP of the sinusoids, plus a vector per class, through GELU; no class is the zero vector."
-    def __init__(self, width:int, classes:int=0):
+
+    def __init__(self, width: int, classes: int = 0):
         super().__init__()
         self.width = width
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.label = nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False) if classes else None    # the default's numbers; on the meta device it costs a second less
+        self.label = (
+            nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False)
+            if classes
+            else None
+        )  # the default's numbers; on the meta device it costs a second less
 
-    def forward(self,
-        t:Tensor, # times, (B, h, w)
-        label:Tensor|None, # classes, (B,); -1 is no class
-    )->Tensor: # (B, h, w, width)
+    def forward(
+        self,
+        t: Tensor,  # times, (B, h, w)
+        label: Tensor | None,  # classes, (B,); -1 is no class
+    ) -> Tensor:  # (B, h, w, width)
         n = len(t)
-        if t.stride(0) == 0: t = t[:1]                              # the same for all images
+        if t.stride(0) == 0:
+            t = t[:1]  # the same for all images
         e = self.mlp(sinusoidal_embedding(t, self.width))
-        if label is None or self.label is None: return F.gelu(e).expand(n, -1, -1, -1)
-        vector = self.label(label.clamp(min=0))*(label >= 0)[:, None]
+        if label is None or self.label is None:
+            return F.gelu(e).expand(n, -1, -1, -1)
+        vector = self.label(label.clamp(min=0)) * (label >= 0)[:, None]
         return F.gelu(e + vector[:, None, None])
 
 # %% ../nbs/library/15_unet.ipynb #2882c500
 def _first_scale(size, level):
     "Where the scale of attention starts at a level: $\\log_2(L^2-L)$ over its $L$ pixels; 8 where the size is not known."
-    if size is None: return 8.
-    pixels = max(4, (size >> level)**2)
+    if size is None:
+        return 8.0
+    pixels = max(4, (size >> level) ** 2)
     return math.log2(pixels**2 - pixels)
+
 
 def _level(widths, embedding, attention, dropout, channels_in, blocks):
     "Residual blocks of one level, each followed by attention where `attention` holds its options."
     layers = nn.ModuleList()
     for width in blocks:
-        layers.append(nn.ModuleList([ResidualBlock(channels_in + width, widths, embedding, dropout), nn.Identity() if attention is None else Attention(widths, **attention)]))
+        layers.append(
+            nn.ModuleList(
+                [
+                    ResidualBlock(channels_in + width, widths, embedding, dropout),
+                    nn.Identity() if attention is None else Attention(widths, **attention),
+                ]
+            )
+        )
         channels_in = widths
     return layers
+
 
 def _run(level, h, times, skips=None):
     "A level applied: on the way up each block first takes what the way down left."
@@ -233,130 +311,231 @@ def _run(level, h, times, skips=None):
 # %% ../nbs/library/15_unet.ipynb #de92c732
 def keep_freed_memory():
     "Have the C library (glibc) keep freed blocks for the next step: given back to the kernel, each of their pages costs a fault when it is used again."
-    if not sys.platform.startswith('linux') or not hasattr(library := ctypes.CDLL(None), 'mallopt'): return
-    for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-2, 1 << 26)): library.mallopt(parameter, value)    # mmap threshold, trim threshold, top pad
+    if not sys.platform.startswith('linux') or not hasattr(library := ctypes.CDLL(None), 'mallopt'):
+        return
+    for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-2, 1 << 26)):
+        library.mallopt(parameter, value)  # mmap threshold, trim threshold, top pad
 
 # %% ../nbs/library/15_unet.ipynb #c63a77e2
 class UNet(nn.Module):
     """A residual UNet over a map of times: `net(z, t, label, condition)` is the prediction, of the size of `z` (paper, App. E, Table 6).
 
     Raises `ValueError` for images that the levels do not divide, a time map of another size, labels without classes, and a condition that is missing or not asked for."""
-    def __init__(self,
-        channels:int=1, # of the images
-        base:int=32, # features at full resolution
-        multipliers:Sequence[int]=(1, 2), # features of each level, in units of `base`
-        blocks:Sequence[int]=(1, 1), # residual blocks of each level; the way up has one more
-        middle:int=1, # residual blocks at the bottom, each with attention
-        attention:Sequence[int]=(), # levels with attention, 0 is full resolution
-        classes:int=0, # number of classes, 0 for none
-        embedding:int|None=None, # width of the embedding of time, `base` if not given
-        dropout:float|Sequence[float]=0., # inside residual blocks; of each level, or of all
-        reduction:str='average', # how inner levels see the times: average or nearest
-        condition:int=0, # channels of a further input at every pixel, 0 for none
-        outputs:int|None=None, # channels of the prediction, `channels` if not given
-        resampling:str='plain', # how the resolution changes: plain (average, repeat), or residual (the same inside a residual block)
-        head_width:int=32, # features of a head of attention
-        rope:bool=False, # rotate queries and keys by their places
-        size:int|None=None, # side of the images to come, for the first scale of attention; 8 if not given
+
+    def __init__(
+        self,
+        channels: int = 1,  # of the images
+        base: int = 32,  # features at full resolution
+        multipliers: Sequence[int] = (1, 2),  # features of each level, in units of `base`
+        blocks: Sequence[int] = (1, 1),  # residual blocks of each level; the way up has one more
+        middle: int = 1,  # residual blocks at the bottom, each with attention
+        attention: Sequence[int] = (),  # levels with attention, 0 is full resolution
+        classes: int = 0,  # number of classes, 0 for none
+        embedding: int | None = None,  # width of the embedding of time, `base` if not given
+        dropout: float | Sequence[float] = 0.0,  # inside residual blocks; of each level, or of all
+        reduction: str = 'average',  # how inner levels see the times: average or nearest
+        condition: int = 0,  # channels of a further input at every pixel, 0 for none
+        outputs: int | None = None,  # channels of the prediction, `channels` if not given
+        resampling: str = 'plain',  # how the resolution changes: plain (average, repeat), or residual (the same inside a residual block)
+        head_width: int = 32,  # features of a head of attention
+        rope: bool = False,  # rotate queries and keys by their places
+        size: int
+        | None = None,  # side of the images to come, for the first scale of attention; 8 if not given
     ):
         super().__init__()
-        if resampling not in ('plain', 'residual'): raise ValueError(f"resampling must be 'plain' or 'residual', got {resampling!r}")
-        self.config = dict(channels=channels, base=base, multipliers=list(multipliers), blocks=list(blocks), middle=middle,
-                           attention=list(attention), classes=classes, embedding=embedding, dropout=dropout if isinstance(dropout, (int, float)) else list(dropout),
-                           reduction=reduction, condition=condition, outputs=outputs, resampling=resampling, head_width=head_width, rope=rope, size=size)
-        self.channels, self.classes, self.condition, self.reduction = channels, classes, condition, reduction
-        widths, e = [base*m for m in multipliers], embedding or base
+        if resampling not in ('plain', 'residual'):
+            raise ValueError(f"resampling must be 'plain' or 'residual', got {resampling!r}")
+        self.config = dict(
+            channels=channels,
+            base=base,
+            multipliers=list(multipliers),
+            blocks=list(blocks),
+            middle=middle,
+            attention=list(attention),
+            classes=classes,
+            embedding=embedding,
+            dropout=dropout if isinstance(dropout, (int, float)) else list(dropout),
+            reduction=reduction,
+            condition=condition,
+            outputs=outputs,
+            resampling=resampling,
+            head_width=head_width,
+            rope=rope,
+            size=size,
+        )
+        self.channels, self.classes, self.condition, self.reduction = (
+            channels,
+            classes,
+            condition,
+            reduction,
+        )
+        widths, e = [base * m for m in multipliers], embedding or base
         before, last = [base, *widths[:-1]], len(widths) - 1
-        drop = [dropout]*len(widths) if isinstance(dropout, (int, float)) else list(dropout)
-        if not len(widths) == len(blocks) == len(drop): raise ValueError(f"multipliers, blocks and dropout must be as many as levels, got {len(widths)}, {len(blocks)} and {len(drop)}")
-        heads = [dict(head_width=head_width, rope=rope, scale=_first_scale(size, i)) for i in range(len(widths))]
+        drop = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
+        if not len(widths) == len(blocks) == len(drop):
+            raise ValueError(
+                f"multipliers, blocks and dropout must be as many as levels, got {len(widths)}, {len(blocks)} and {len(drop)}"
+            )
+        heads = [
+            dict(head_width=head_width, rope=rope, scale=_first_scale(size, i))
+            for i in range(len(widths))
+        ]
         attend = [heads[i] if i in attention else None for i in range(len(widths))]
         self.embed = Embedding(e, classes)
         self.first = nn.Conv2d(channels + condition, base, 3, padding=1)
-        self.down = nn.ModuleList(_level(w, e, attend[i], drop[i], before[i], [0]*blocks[i]) for i, w in enumerate(widths))
-        self.middle = _level(widths[-1], e, heads[-1], drop[-1], widths[-1], [0]*middle)
-        self.up = nn.ModuleList(_level(w, e, attend[i], drop[i], widths[min(i + 1, last)], [w]*blocks[i] + [before[i]]) for i, w in enumerate(widths))
+        self.down = nn.ModuleList(
+            _level(w, e, attend[i], drop[i], before[i], [0] * blocks[i])
+            for i, w in enumerate(widths)
+        )
+        self.middle = _level(widths[-1], e, heads[-1], drop[-1], widths[-1], [0] * middle)
+        self.up = nn.ModuleList(
+            _level(
+                w, e, attend[i], drop[i], widths[min(i + 1, last)], [w] * blocks[i] + [before[i]]
+            )
+            for i, w in enumerate(widths)
+        )
         self.halving, self.doubling = None, None
         if resampling == 'residual':
-            self.halving = nn.ModuleList(ResidualBlock(w, w, e, d, 'down') for w, d in zip(widths[:-1], drop[1:]))
-            self.doubling = nn.ModuleList(ResidualBlock(w, w, e, d, 'up') for w, d in zip(widths[1:], drop[:-1]))
-        self.last = nn.Sequential(RMSNorm(widths[0]), nn.GELU(), nn.Conv2d(widths[0], outputs or channels, 3, padding=1))
+            self.halving = nn.ModuleList(
+                ResidualBlock(w, w, e, d, 'down') for w, d in zip(widths[:-1], drop[1:])
+            )
+            self.doubling = nn.ModuleList(
+                ResidualBlock(w, w, e, d, 'up') for w, d in zip(widths[1:], drop[:-1])
+            )
+        self.last = nn.Sequential(
+            RMSNorm(widths[0]), nn.GELU(), nn.Conv2d(widths[0], outputs or channels, 3, padding=1)
+        )
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
         keep_freed_memory()
 
     @property
-    def halvings(self)->int:
+    def halvings(self) -> int:
         "How often images are halved on the way down; who offers tables of times needs to know."
         return len(self.down) - 1
 
     def _check(self, z, t, label, condition):
-        size = 2**(len(self.down) - 1)
-        if z.ndim != 4 or z.shape[1] != self.channels: raise ValueError(f"z must be (B, {self.channels}, H, W), got {tuple(z.shape)}")
-        if z.shape[-2]%size or z.shape[-1]%size: raise ValueError(f"z must have sides that {size} divides, got {tuple(z.shape[-2:])}")
+        size = 2 ** (len(self.down) - 1)
+        if z.ndim != 4 or z.shape[1] != self.channels:
+            raise ValueError(f"z must be (B, {self.channels}, H, W), got {tuple(z.shape)}")
+        if z.shape[-2] % size or z.shape[-1] % size:
+            raise ValueError(f"z must have sides that {size} divides, got {tuple(z.shape[-2:])}")
         if isinstance(t, TimeTable):
-            if t.index.shape != (z.shape[0], 1, *z.shape[-2:]) or t.values.ndim != 2 or t.values.shape[0] != z.shape[0]:
-                raise ValueError(f"t must be a table with values (B, K) and index (B, 1, H, W) for data of shape {tuple(z.shape)}, got {tuple(t.values.shape)} and {tuple(t.index.shape)}")
-        elif t.ndim != 4 or t.shape[1] != 1 or t.shape[0] not in (1, z.shape[0]) or t.shape[-2:] not in ((1, 1), z.shape[-2:]):
-            raise ValueError(f"t must be (B, 1, H, W) or (B, 1, 1, 1) for data of shape {tuple(z.shape)}, got {tuple(t.shape)}")
-        if label is not None and not self.classes: raise ValueError("label given to a network without classes")
+            if (
+                t.index.shape != (z.shape[0], 1, *z.shape[-2:])
+                or t.values.ndim != 2
+                or t.values.shape[0] != z.shape[0]
+            ):
+                raise ValueError(
+                    f"t must be a table with values (B, K) and index (B, 1, H, W) for data of shape {tuple(z.shape)}, got {tuple(t.values.shape)} and {tuple(t.index.shape)}"
+                )
+        elif (
+            t.ndim != 4
+            or t.shape[1] != 1
+            or t.shape[0] not in (1, z.shape[0])
+            or t.shape[-2:] not in ((1, 1), z.shape[-2:])
+        ):
+            raise ValueError(
+                f"t must be (B, 1, H, W) or (B, 1, 1, 1) for data of shape {tuple(z.shape)}, got {tuple(t.shape)}"
+            )
+        if label is not None and not self.classes:
+            raise ValueError("label given to a network without classes")
         expected = (z.shape[0], self.condition, *z.shape[-2:]) if self.condition else None
         if (None if condition is None else tuple(condition.shape)) != expected:
-            raise ValueError(f"condition must be {expected}, got {None if condition is None else tuple(condition.shape)}")
+            raise ValueError(
+                f"condition must be {expected}, got {None if condition is None else tuple(condition.shape)}"
+            )
 
     def _rows(self, table, i, pixels):
         "The row of each pixel of a level, where the table knows it and is shorter than the level's own times."
-        if 2*table.values.shape[1] > pixels >> 2*i: return None
-        if i < len(table.flat) and (i == 0 or self.reduction == 'average'): return table.flat[i]
-        if 0 < i <= len(table.inner) and self.reduction == 'average': rows = table.inner[i - 1]
-        elif self.reduction == 'nearest' or table.side%2**i == 0: rows = table.index[..., ::2**i, ::2**i]
-        else: return None
+        if 2 * table.values.shape[1] > pixels >> 2 * i:
+            return None
+        if i < len(table.flat) and (i == 0 or self.reduction == 'average'):
+            return table.flat[i]
+        if 0 < i <= len(table.inner) and self.reduction == 'average':
+            rows = table.inner[i - 1]
+        elif self.reduction == 'nearest' or table.side % 2**i == 0:
+            rows = table.index[..., :: 2**i, :: 2**i]
+        else:
+            return None
         return flat_rows(rows, table.values.shape[1])
 
     def _times(self, t, label):
         "For every level what `FiLM` takes: the embedding of the table and the row of each pixel where a table serves, else the embedding of the level's times."
-        if not isinstance(t, TimeTable): rows, field = [None]*len(self.down), t
+        if not isinstance(t, TimeTable):
+            rows, field = [None] * len(self.down), t
         else:
             rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
             looked_up = [row is not None for row in rows]
             field = None if all(looked_up) else t.field()
-            embedded = self.embed(t.values.unsqueeze(1), label).squeeze(1) if any(looked_up) else None
-        if field is not None and field.shape[-2:] == (1, 1): return [(self.embed(field.squeeze(1), label), None)]*len(rows)
+            embedded = (
+                self.embed(t.values.unsqueeze(1), label).squeeze(1) if any(looked_up) else None
+            )
+        if field is not None and field.shape[-2:] == (1, 1):
+            return [(self.embed(field.squeeze(1), label), None)] * len(rows)
         levels = []
         for i, row in enumerate(rows):
-            if i and field is not None: field = reduce_times(field, self.reduction)
-            levels.append((self.embed(field.squeeze(1), label), None) if row is None else (embedded, row))
+            if i and field is not None:
+                field = reduce_times(field, self.reduction)
+            levels.append(
+                (self.embed(field.squeeze(1), label), None) if row is None else (embedded, row)
+            )
         return levels
 
-    def forward(self,
-        z:Tensor, # noisy images, (B, C, H, W)
-        t:Tensor|TimeTable, # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image, or a table of times
-        label:Tensor|None=None, # classes, (B,), -1 for none; or None for no class at all
-        condition:Tensor|None=None, # what else is known of every pixel, (B, condition, H, W)
-    )->Tensor: # the prediction, (B, outputs, H, W)
+    def forward(
+        self,
+        z: Tensor,  # noisy images, (B, C, H, W)
+        t: Tensor
+        | TimeTable,  # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image, or a table of times
+        label: Tensor | None = None,  # classes, (B,), -1 for none; or None for no class at all
+        condition: Tensor | None = None,  # what else is known of every pixel, (B, condition, H, W)
+    ) -> Tensor:  # the prediction, (B, outputs, H, W)
         self._check(z, t, label, condition)
         times = self._times(t, label)
-        h = self.first(z if condition is None else torch.cat([z, condition], 1)).permute(0, 2, 3, 1).contiguous()
+        h = (
+            self.first(z if condition is None else torch.cat([z, condition], 1))
+            .permute(0, 2, 3, 1)
+            .contiguous()
+        )
         skips = []
         for i, level in enumerate(self.down):
-            if i: h = _resample(h, 'down') if self.halving is None else self.halving[i - 1](h, times[i])
-            skips.append([h])                                    # what enters a level is the last thing its way up will see
+            if i:
+                h = (
+                    _resample(h, 'down')
+                    if self.halving is None
+                    else self.halving[i - 1](h, times[i])
+                )
+            skips.append([h])  # what enters a level is the last thing its way up will see
             h, left = _run(level, h, times[i])
             skips[-1] += left
         h, _ = _run(self.middle, h, times[-1])
         for i, level in reversed(list(enumerate(self.up))):
             h, _ = _run(level, h, times[i], skips[i])
-            if i: h = _resample(h, 'up') if self.doubling is None else self.doubling[i - 1](h, times[i - 1])
+            if i:
+                h = (
+                    _resample(h, 'up')
+                    if self.doubling is None
+                    else self.doubling[i - 1](h, times[i - 1])
+                )
         norm, gelu, convolution = self.last
         return _convolve(convolution, gelu(norm(h))).permute(0, 3, 1, 2).contiguous()
 
 # %% ../nbs/library/15_unet.ipynb #12d2cef4
-def count_parameters(net:nn.Module)->int:
+def count_parameters(net: nn.Module) -> int:
     "Number of trainable numbers in a network."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 # %% ../nbs/library/15_unet.ipynb #52e4379f
-_toolbox = dict(channels=3, classes=1000, attention=(2, 3), dropout=(0., .1, .1, .1), resampling='residual', head_width=64, rope=True, size=64)
+_toolbox = dict(
+    channels=3,
+    classes=1000,
+    attention=(2, 3),
+    dropout=(0.0, 0.1, 0.1, 0.1),
+    resampling='residual',
+    head_width=64,
+    rope=True,
+    size=64,
+)
 PAPER_UNETS = {
     '60M': dict(_toolbox, base=128, multipliers=(1, 2, 3, 3), blocks=(1, 2, 2, 2), middle=1),
     '620M': dict(_toolbox, base=256, multipliers=(1, 2, 3, 4), blocks=(4, 4, 4, 4), middle=3),

@@ -7,13 +7,13 @@ __all__ = ['SHIPPED', 'SOURCES', 'LIMITS', 'WORDS', 'write_atomically', 'save_te
            'fingerprint', 'shipped', 'from_hub', 'load', 'card', 'push_to_hub']
 
 # %% ../nbs/library/18_weights.ipynb #1eb1be4d
-from difflib import get_close_matches
-from pathlib import Path
 import hashlib
 import json
 import os
 import re
 import tempfile
+from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,13 +26,14 @@ from .schedules import Denoiser
 from .unet import UNet
 
 # %% ../nbs/library/18_weights.ipynb #f8645eee
-def write_atomically(path:str|Path, # destination
-    content:bytes|str, # what to write; text as UTF-8
-)->Path: # the destination
+def write_atomically(
+    path: str | Path,  # destination
+    content: bytes | str,  # what to write; text as UTF-8
+) -> Path:  # the destination
     "Write a file whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.'+path.name, suffix='.part')
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.' + path.name, suffix='.part')
     try:
         with os.fdopen(handle, 'wb') as f:
             f.write(content.encode() if isinstance(content, str) else content)
@@ -46,66 +47,88 @@ def write_atomically(path:str|Path, # destination
     return path
 
 # %% ../nbs/library/18_weights.ipynb #27ab19ad
-def save_tensors(path:str|Path, # destination, `….safetensors`
-    tensors:dict[str, Tensor], # what to save
-    about:dict, # what they are: anything that JSON can say
-    dtype:torch.dtype|None=None, # how to store floating-point numbers; None means as they are
-)->Path: # the destination
+def save_tensors(
+    path: str | Path,  # destination, `….safetensors`
+    tensors: dict[str, Tensor],  # what to save
+    about: dict,  # what they are: anything that JSON can say
+    dtype: torch.dtype | None = None,  # how to store floating-point numbers; None means as they are
+) -> Path:  # the destination
     "Tensors and a description of them in one safetensors file, written atomically."
     stored = lambda v: v.to(dtype) if dtype is not None and v.is_floating_point() else v
-    content = serialise({k: stored(v.detach()).contiguous().cpu() for k, v in tensors.items()}, {'asyncpatch': json.dumps(about)})
+    content = serialise(
+        {k: stored(v.detach()).contiguous().cpu() for k, v in tensors.items()},
+        {'asyncpatch': json.dumps(about)},
+    )
     return write_atomically(path, content)
 
 # %% ../nbs/library/18_weights.ipynb #52044afd
-def load_tensors(path:str|Path, # a safetensors file written by `save_tensors`
-    device:str|torch.device='cpu', # where the tensors go
-)->tuple[dict[str, Tensor], dict]: # tensors and their description
+def load_tensors(
+    path: str | Path,  # a safetensors file written by `save_tensors`
+    device: str | torch.device = 'cpu',  # where the tensors go
+) -> tuple[dict[str, Tensor], dict]:  # tensors and their description
     """Read back what `save_tensors` wrote.
 
     Raises `FileNotFoundError`, and `ValueError` for a file that is damaged or not ours."""
-    if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}")
     try:
         with safe_open(path, framework='pt') as f:
             about = json.loads((f.metadata() or {}).get('asyncpatch', 'null'))
             tensors = {k: f.get_tensor(k).to(device) for k in f.keys()}
-    except (SafetensorError, ValueError) as e: raise ValueError(f"{path} is damaged or no safetensors file ({e})") from e
-    except RuntimeError as e: raise FileNotFoundError(f"no weights at {path} ({e})") from e      # moved away in this instant
-    if about is None: raise ValueError(f"{path} is a safetensors file, but not one of asyncpatch: its header does not say what it holds")
+    except (SafetensorError, ValueError) as e:
+        raise ValueError(f"{path} is damaged or no safetensors file ({e})") from e
+    except RuntimeError as e:
+        raise FileNotFoundError(f"no weights at {path} ({e})") from e  # moved away in this instant
+    if about is None:
+        raise ValueError(
+            f"{path} is a safetensors file, but not one of asyncpatch: its header does not say what it holds"
+        )
     return tensors, about
 
 # %% ../nbs/library/18_weights.ipynb #906b1a9b
-def kind_of(net:nn.Module, # the network
-)->str: # "autoencoder", or "denoiser" for a `UNet`
+def kind_of(
+    net: nn.Module,  # the network
+) -> str:  # "autoencoder", or "denoiser" for a `UNet`
     "What a network is, unless told otherwise. Raises `TypeError` for a network of another make."
-    if isinstance(net, UNet): return 'denoiser'
-    if isinstance(net, Autoencoder): return 'autoencoder'
+    if isinstance(net, UNet):
+        return 'denoiser'
+    if isinstance(net, Autoencoder):
+        return 'autoencoder'
     raise TypeError(f"net must be a UNet or an Autoencoder, got {type(net).__name__}")
 
 # %% ../nbs/library/18_weights.ipynb #04bab981
-def save(path:str|Path, # destination, `….safetensors`
-    net:nn.Module, # the network, a `UNet` or an `Autoencoder`
-    dtype:torch.dtype|None=None, # how to store the weights, such as `torch.bfloat16`; None means as they are
-    kind:str|None=None, # "denoiser", "head" or "autoencoder"; found out if not given
-    **about, # what it is: data, law of times, steps, seed …
-)->Path: # the destination
+def save(
+    path: str | Path,  # destination, `….safetensors`
+    net: nn.Module,  # the network, a `UNet` or an `Autoencoder`
+    dtype: torch.dtype
+    | None = None,  # how to store the weights, such as `torch.bfloat16`; None means as they are
+    kind: str | None = None,  # "denoiser", "head" or "autoencoder"; found out if not given
+    **about,  # what it is: data, law of times, steps, seed …
+) -> Path:  # the destination
     "Save a network with its configuration and whatever else there is to say about it."
-    return save_tensors(path, net.state_dict(), dict(about, kind=kind or kind_of(net), net=net.config), dtype)
+    return save_tensors(
+        path, net.state_dict(), dict(about, kind=kind or kind_of(net), net=net.config), dtype
+    )
 
 # %% ../nbs/library/18_weights.ipynb #ec36aa74
-def fingerprint(net:nn.Module|Tensor, # a network, or a tensor
-)->str: # twelve hexadecimal digits
+def fingerprint(
+    net: nn.Module | Tensor,  # a network, or a tensor
+) -> str:  # twelve hexadecimal digits
     "SHA-256 of the numbers in it: the same where and only where they are the same to the last bit."
     parts = [net] if isinstance(net, Tensor) else net.state_dict().values()
     whole = hashlib.sha256()
-    for part in parts: whole.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for part in parts:
+        whole.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return whole.hexdigest()[:12]
 
 # %% ../nbs/library/18_weights.ipynb #16e23e58
 def _build(about, tensors, device):
     "The network that a header describes, with its weights."
     kind = about.get('kind', 'denoiser')
-    if kind not in ('denoiser', 'head', 'autoencoder'): raise ValueError(f"its kind must be denoiser, head or autoencoder, got {kind!r}")
-    with torch.random.fork_rng(devices=[]): net = (Autoencoder if kind == 'autoencoder' else UNet)(**about['net']).to(device)
+    if kind not in ('denoiser', 'head', 'autoencoder'):
+        raise ValueError(f"its kind must be denoiser, head or autoencoder, got {kind!r}")
+    with torch.random.fork_rng(devices=[]):
+        net = (Autoencoder if kind == 'autoencoder' else UNet)(**about['net']).to(device)
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     net.eval().requires_grad_(False)
     found = Denoiser(net, prediction=about.get('prediction', 'v')) if kind == 'denoiser' else net
@@ -113,92 +136,185 @@ def _build(about, tensors, device):
     return found
 
 # %% ../nbs/library/18_weights.ipynb #e411be73
-SHIPPED = Path(asyncpatch.__file__).parent/'weights'
+SHIPPED = Path(asyncpatch.__file__).parent / 'weights'
 
 # %% ../nbs/library/18_weights.ipynb #649e31ad
-def shipped()->list[str]: # names that `load` knows
+def shipped() -> list[str]:  # names that `load` knows
     "The models that come with the package."
     return sorted(p.stem for p in SHIPPED.glob('*.safetensors') if not p.stem.endswith('-features'))
 
 # %% ../nbs/library/18_weights.ipynb #ef17c0c5
-def from_hub(repository:str, # "owner/name"
-    file:str='weights.safetensors', # in the repository
-)->Path: # where the file lies on this machine
+def from_hub(
+    repository: str,  # "owner/name"
+    file: str = 'weights.safetensors',  # in the repository
+) -> Path:  # where the file lies on this machine
     """Fetch a file from the Hugging Face hub, or take it from its cache.
 
     Raises `FileNotFoundError` where there is none and `ConnectionError` where the hub cannot be asked."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-    try: return Path(hf_hub_download(repository, file))
-    except LocalEntryNotFoundError as e: raise ConnectionError(f"no model {repository!r} in the local cache, and the hub cannot be reached") from e
-    except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError) as e: raise FileNotFoundError(f"no model {repository!r} on the hub with a {file} that you may read ({type(e).__name__})") from e
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except LocalEntryNotFoundError as e:
+        raise ConnectionError(
+            f"no model {repository!r} in the local cache, and the hub cannot be reached"
+        ) from e
+    except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError) as e:
+        raise FileNotFoundError(
+            f"no model {repository!r} on the hub with a {file} that you may read ({type(e).__name__})"
+        ) from e
 
 # %% ../nbs/library/18_weights.ipynb #9da88f5a
 def _find(name):
     "The file behind a name."
     path = Path(name)
-    if path.is_dir(): path = path/'weights.safetensors'
-    if path.is_file(): return path
-    for here in (SHIPPED/f'{name}.safetensors', SHIPPED/f'{name}-0.safetensors'):
-        if here.is_file(): return here
+    if path.is_dir():
+        path = path / 'weights.safetensors'
+    if path.is_file():
+        return path
+    for here in (SHIPPED / f'{name}.safetensors', SHIPPED / f'{name}-0.safetensors'):
+        if here.is_file():
+            return here
     repository = str(name).removeprefix('hf:')
-    if repository != str(name) or (isinstance(name, str) and re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not path.parent.exists()): return from_hub(repository)
+    if repository != str(name) or (
+        isinstance(name, str)
+        and re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name)
+        and not path.parent.exists()
+    ):
+        return from_hub(repository)
     close = get_close_matches(path.name, shipped(), 3)
-    raise FileNotFoundError(f"no model {str(name)!r}: not a file or the folder of a finished run, and not one of the {len(shipped())} that ship ({'like ' + ', '.join(close) if close else 'shipped() names them'})")
+    raise FileNotFoundError(
+        f"no model {str(name)!r}: not a file or the folder of a finished run, and not one of the {len(shipped())} that ship ({'like ' + ', '.join(close) if close else 'shipped() names them'})"
+    )
 
 # %% ../nbs/library/18_weights.ipynb #8ce73dc1
-def load(name:str|Path, # a shipped model, the path of a file or of a run folder, or "owner/name" on the hub
-    device:str|torch.device='cpu', # where the network goes
-)->Denoiser|nn.Module: # a `Denoiser`, or the network itself where it is none; `.about` says what it is
+def load(
+    name: str
+    | Path,  # a shipped model, the path of a file or of a run folder, or "owner/name" on the hub
+    device: str | torch.device = 'cpu',  # where the network goes
+) -> (
+    Denoiser | nn.Module
+):  # a `Denoiser`, or the network itself where it is none; `.about` says what it is
     """A trained network, ready for use.
 
     Raises `FileNotFoundError` for a name that is nowhere, `ConnectionError` when the hub is needed and cannot be reached, and `ValueError` for a file that is damaged, not ours, of an unknown kind, or does not fit its configuration."""
     path = _find(name)
     tensors, about = load_tensors(path, device)
-    try: return _build(about, tensors, device)
-    except (KeyError, TypeError, RuntimeError, ValueError) as e: raise ValueError(f"{path} does not hold a network of this version ({type(e).__name__}: {e})") from e
+    try:
+        return _build(about, tensors, device)
+    except (KeyError, TypeError, RuntimeError, ValueError) as e:
+        raise ValueError(
+            f"{path} does not hold a network of this version ({type(e).__name__}: {e})"
+        ) from e
 
 # %% ../nbs/library/18_weights.ipynb #a42db6e4
-SOURCES = {'digits': "scikit-learn's handwritten digits (UCI ML repository, CC BY 4.0)", 'leaves': 'textured dead leaves, drawn by this package', 'photos': "scikit-image's public-domain and CC0 photographs"}
-LIMITS = {'denoiser': 'It has seen these data and nothing else, and draws what resembles them; it is here to be checked and taken apart, not to be relied on.',
-          'head': 'It knows the errors of the model it was trained beside, and of no other.', 'autoencoder': 'It reconstructs data like those it was trained on.'}
-WORDS = dict(objective='objective', law='law of training times', steps='steps', batch='images in a step', lr='largest learning rate', bias='bias of the SiD2 weight',
-             ema='memory of the averaged weights', precision='precision', seed='seed', seconds='seconds of training', device='trained on', commit='commit')
+SOURCES = {
+    'digits': "scikit-learn's handwritten digits (UCI ML repository, CC BY 4.0)",
+    'leaves': 'textured dead leaves, drawn by this package',
+    'photos': "scikit-image's public-domain and CC0 photographs",
+}
+LIMITS = {
+    'denoiser': 'It has seen these data and nothing else, and draws what resembles them; it is here to be checked and taken apart, not to be relied on.',
+    'head': 'It knows the errors of the model it was trained beside, and of no other.',
+    'autoencoder': 'It reconstructs data like those it was trained on.',
+}
+WORDS = dict(
+    objective='objective',
+    law='law of training times',
+    steps='steps',
+    batch='images in a step',
+    lr='largest learning rate',
+    bias='bias of the SiD2 weight',
+    ema='memory of the averaged weights',
+    precision='precision',
+    seed='seed',
+    seconds='seconds of training',
+    device='trained on',
+    commit='commit',
+)
+
 
 def _what(about):
     "A model in a few words."
-    if about['kind'] != 'denoiser': return {'head': "the log-variance of a frozen model's velocity error", 'autoencoder': 'an autoencoder'}[about['kind']]
+    if about['kind'] != 'denoiser':
+        return {
+            'head': "the log-variance of a frozen model's velocity error",
+            'autoencoder': 'an autoencoder',
+        }[about['kind']]
     clocks = 'one clock' if 'synchronous' in str(about.get('law')) else 'a clock for every pixel'
-    return f'a diffusion model with {clocks}' + (', given a masked image and its mask' if about['net'].get('condition') else '')
+    return f'a diffusion model with {clocks}' + (
+        ', given a masked image and its mask' if about['net'].get('condition') else ''
+    )
 
 # %% ../nbs/library/18_weights.ipynb #0d3efed9
-def card(about:dict, # header of a model: `.about` of what `load` gives
-    name:str, # to load it by
-    numbers:dict|None=None, # what was measured: a value for each name
-    limits:str|None=None, # what it cannot do; a sentence for its kind if not given
-    licence:str='apache-2.0', # of the weights
-)->str: # Markdown, with the header that the hub reads
+def card(
+    about: dict,  # header of a model: `.about` of what `load` gives
+    name: str,  # to load it by
+    numbers: dict | None = None,  # what was measured: a value for each name
+    limits: str | None = None,  # what it cannot do; a sentence for its kind if not given
+    licence: str = 'apache-2.0',  # of the weights
+) -> str:  # Markdown, with the header that the hub reads
     "A model card from what is known of a model."
     about = {'kind': 'denoiser', 'data': 'not recorded', **about}
-    data = SOURCES.get(about['data'], about['data']) + (f", {about['images']:,} images" if about.get('images') else '')
-    rows = {'data': data, **{words: about[key] for key, words in WORDS.items() if about.get(key) is not None}, 'network': json.dumps(about['net']), **(numbers or {})}
-    return '\n'.join(['---', f'license: {licence}', 'library_name: asyncpatch', 'tags: [diffusion, asyncpatch]', '---', f'# {name}', '',
-        f'From the independent reproduction of *AsyncPatch Diffusion* (arXiv 2606.07079): {_what(about)}.', '', '| | |', '|---|---|', *(f'| {key} | {value} |' for key, value in rows.items()), '',
-        f'**Use**: `asyncpatch.load("{name}")`. **Limits**: {limits or LIMITS[about["kind"]]} **Licence of the weights**: {licence}.', ''])
+    data = SOURCES.get(about['data'], about['data']) + (
+        f", {about['images']:,} images" if about.get('images') else ''
+    )
+    rows = {
+        'data': data,
+        **{words: about[key] for key, words in WORDS.items() if about.get(key) is not None},
+        'network': json.dumps(about['net']),
+        **(numbers or {}),
+    }
+    return '\n'.join(
+        [
+            '---',
+            f'license: {licence}',
+            'library_name: asyncpatch',
+            'tags: [diffusion, asyncpatch]',
+            '---',
+            f'# {name}',
+            '',
+            f'From the independent reproduction of *AsyncPatch Diffusion* (arXiv 2606.07079): {_what(about)}.',
+            '',
+            '| | |',
+            '|---|---|',
+            *(f'| {key} | {value} |' for key, value in rows.items()),
+            '',
+            f'**Use**: `asyncpatch.load("{name}")`. **Limits**: {limits or LIMITS[about["kind"]]} **Licence of the weights**: {licence}.',
+            '',
+        ]
+    )
 
 # %% ../nbs/library/18_weights.ipynb #c26f5e4a
-def push_to_hub(source:str|Path, # the folder of a finished run, a file of weights, or a shipped model
-    repository:str, # "owner/name" on the hub; made if it does not exist
-    private:bool=False, # for yourself alone
-    **words, # `numbers`, `limits` and `licence` of the card
-)->str: # address of the commit
+def push_to_hub(
+    source: str | Path,  # the folder of a finished run, a file of weights, or a shipped model
+    repository: str,  # "owner/name" on the hub; made if it does not exist
+    private: bool = False,  # for yourself alone
+    **words,  # `numbers`, `limits` and `licence` of the card
+) -> str:  # address of the commit
     """Put a model and its card on the Hugging Face hub.
 
     Raises what `load` raises for a source that is no model, before anything is sent."""
     from huggingface_hub import CommitOperationAdd, HfApi
+
     path = _find(source)
     about = load(path).about
-    files = {'weights.safetensors': str(path), 'README.md': card(about, repository, **words).encode()}
+    files = {
+        'weights.safetensors': str(path),
+        'README.md': card(about, repository, **words).encode(),
+    }
     api = HfApi(library_name='asyncpatch')
     api.create_repo(repository, exist_ok=True, private=private)
-    return str(api.create_commit(repository, [CommitOperationAdd(name, content) for name, content in files.items()], commit_message=f"{about.get('data', 'Model')}, {about.get('steps', '?')} steps"))
+    return str(
+        api.create_commit(
+            repository,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message=f"{about.get('data', 'Model')}, {about.get('steps', '?')} steps",
+        )
+    )

@@ -4,6 +4,7 @@
 
 All run on one core in this process, in turn, so the ratios are fair on a busy machine too.
 """
+
 import statistics
 import sys
 import time
@@ -30,12 +31,18 @@ def main(repeats=9):
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     laws = {'uniform noise': noise, **LAWS}
-    for law in laws.values(): seconds(law, generator)
+    for law in laws.values():
+        seconds(law, generator)
     rounds = [{name: seconds(law, generator) for name, law in laws.items()} for _ in range(repeats)]
-    print(f'{SHAPE[0]} fields of {SHAPE[1]}x{SHAPE[2]}, one core, {repeats} repeats: median milliseconds, and ratio to uniform noise: median (lowest to highest)')
+    print(
+        f'{SHAPE[0]} fields of {SHAPE[1]}x{SHAPE[2]}, one core, {repeats} repeats: median milliseconds, and ratio to uniform noise: median (lowest to highest)'
+    )
     for name in laws:
-        ratios = [r[name]/r['uniform noise'] for r in rounds]
-        print(f'{name:20}{1e3*statistics.median(r[name] for r in rounds):9.1f} ms {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})')
+        ratios = [r[name] / r['uniform noise'] for r in rounds]
+        print(
+            f'{name:20}{1e3 * statistics.median(r[name] for r in rounds):9.1f} ms {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+        )
 
 
-if __name__ == '__main__': main(*map(int, sys.argv[1:]))
+if __name__ == '__main__':
+    main(*map(int, sys.argv[1:]))

@@ -1,4 +1,5 @@
 """Our step against azula's (an independent library), fed the same field of times; and its RePaint against ours."""
+
 from functools import partial
 
 import pytest
@@ -18,20 +19,22 @@ from asyncpatch.spatial import time_grid
 
 class Oracle(Denoiser):
     "One of our exact denoisers, as azula wants it."
+
     def __init__(self, oracle):
         super().__init__()
         self.oracle, self.schedule = oracle, oracle.schedule
 
-    def forward(self, x_t, t, **kwargs): return DiracPosterior(mean=self.oracle(x_t, t))
+    def forward(self, x_t, t, **kwargs):
+        return DiracPosterior(mean=self.oracle(x_t, t))
 
 
 def fields(seed=0):
     "Noisy images, and two fields of times: a pixel of each image stays, the others move by their own amount."
     draw = torch.Generator().manual_seed(seed)
     z = torch.randn(3, 2, 3, 4, generator=draw, dtype=torch.float64)
-    t = .05 + .95*torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64)
-    s = t*(.1 + .8*torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64))
-    t[:, :, 0, 0], s[:, :, 1, 1] = 1., t[:, :, 1, 1]
+    t = 0.05 + 0.95 * torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64)
+    s = t * (0.1 + 0.8 * torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64))
+    t[:, :, 0, 0], s[:, :, 1, 1] = 1.0, t[:, :, 1, 1]
     return z, t, s
 
 
@@ -40,8 +43,10 @@ def both(schedule, stochasticity, seed=0):
     z, t, s = fields(seed)
     oracle = smooth_gaussian((2, 3, 4), schedule=schedule)
     r = noise_ratio(t, s, schedule)
-    kappa = 1 - stochasticity*(1 - r)
-    eta = torch.where(s == t, 0., (1 - kappa**2)/(1 - r**2))            # azula writes kappa^2 = 1 - eta (1 - r^2)
+    kappa = 1 - stochasticity * (1 - r)
+    eta = torch.where(
+        s == t, 0.0, (1 - kappa**2) / (1 - r**2)
+    )  # azula writes kappa^2 = 1 - eta (1 - r^2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         theirs = DDIMSampler(Oracle(oracle), eta=eta).step(z, t, s)
@@ -50,8 +55,10 @@ def both(schedule, stochasticity, seed=0):
     return ours, theirs, eta, (z, t, s)
 
 
-@pytest.mark.parametrize('schedule', [RectifiedSchedule(), CosineSchedule()], ids=['rectified', 'cosine'])
-@pytest.mark.parametrize('stochasticity', [0., .25, 1.])
+@pytest.mark.parametrize(
+    'schedule', [RectifiedSchedule(), CosineSchedule()], ids=['rectified', 'cosine']
+)
+@pytest.mark.parametrize('stochasticity', [0.0, 0.25, 1.0])
 def test_the_same_step(schedule, stochasticity):
     ours, theirs, _, _ = both(schedule, stochasticity)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -59,21 +66,23 @@ def test_the_same_step(schedule, stochasticity):
 
 def test_our_coefficient_is_not_their_eta():
     "c = 0 is eta = 0 and c = 1 is eta = 1; between, eta depends on the step, and in small steps it is c (Song's eta is its root)."
-    for c in (0., 1.):
+    for c in (0.0, 1.0):
         _, _, eta, (z, t, s) = both(RectifiedSchedule(), c)
         torch.testing.assert_close(eta[s != t], torch.full_like(eta[s != t], c), rtol=0, atol=1e-12)
-    t = torch.tensor(.5, dtype=torch.float64)
+    t = torch.tensor(0.5, dtype=torch.float64)
     r = noise_ratio(t, t - 1e-4, RectifiedSchedule())
-    assert abs((1 - (1 - .25*(1 - r))**2)/(1 - r**2) - .25) < 1e-4
-    ours, _, _, (z, t, s) = both(RectifiedSchedule(), .25)
+    assert abs((1 - (1 - 0.25 * (1 - r)) ** 2) / (1 - r**2) - 0.25) < 1e-4
+    ours, _, _, (z, t, s) = both(RectifiedSchedule(), 0.25)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        theirs = DDIMSampler(Oracle(smooth_gaussian((2, 3, 4), schedule=RectifiedSchedule())), eta=.25).step(z, t, s)
+        theirs = DDIMSampler(
+            Oracle(smooth_gaussian((2, 3, 4), schedule=RectifiedSchedule())), eta=0.25
+        ).step(z, t, s)
     assert (ours - theirs).abs().max() > 1e-2
 
 
 def test_pixels_that_stay_are_exact_with_us():
-    ours, theirs, _, (z, t, s) = both(RectifiedSchedule(), 1.)
+    ours, theirs, _, (z, t, s) = both(RectifiedSchedule(), 1.0)
     stay = (s == t).expand_as(z)
     assert torch.equal(ours[stay], z[stay])
     torch.testing.assert_close(theirs[stay], z[stay], rtol=1e-12, atol=1e-12)
@@ -83,23 +92,42 @@ def repaint_law(oracle, x, known, walk, levels):
     "Exact mean and standard deviation of the unknown pixel under our steps of RePaint along a walk over the levels."
     times = time_grid(levels + 1, dtype=torch.float64).flip(0).view(-1, 1, 1, 1, 1)
     plan = lambda i, z, x0: times[walk[i]] if i < len(walk) else None
-    mean, cov = propagate(oracle, plan, x=x, step=partial(repaint_step, x=x, known=known), schedule=oracle.schedule)
-    return mean[..., 1].item(), cov[1, 1].item()**.5
+    mean, cov = propagate(
+        oracle, plan, x=x, step=partial(repaint_step, x=x, known=known), schedule=oracle.schedule
+    )
+    return mean[..., 1].item(), cov[1, 1].item() ** 0.5
 
 
 def test_its_repaint_makes_the_law_of_our_steps():
     "azula takes each step `iterations` times, from s back up to t, the last included: our steps along its walk, in law; not along a walk without."
-    n, levels, iterations, oracle = 8000, 20, 3, toy_gaussian(.8, RectifiedSchedule())
-    x, known = torch.tensor([1.5, 0.], dtype=torch.float64).view(1, 1, 1, 2), torch.tensor([True, False]).view(1, 1, 1, 2)
+    n, levels, iterations, oracle = 8000, 20, 3, toy_gaussian(0.8, RectifiedSchedule())
+    x, known = (
+        torch.tensor([1.5, 0.0], dtype=torch.float64).view(1, 1, 1, 2),
+        torch.tensor([True, False]).view(1, 1, 1, 2),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        sampler = RePaintSampler(Oracle(oracle), y=x.expand(n, 1, 1, 2), mask=known, iterations=iterations, steps=levels, eta=1., silent=True, dtype=torch.float64)
+        sampler = RePaintSampler(
+            Oracle(oracle),
+            y=x.expand(n, 1, 1, 2),
+            mask=known,
+            iterations=iterations,
+            steps=levels,
+            eta=1.0,
+            silent=True,
+            dtype=torch.float64,
+        )
         made = sampler(sampler.init((n, 1, 1, 2), dtype=torch.float64))[..., 1]
 
     def deviation(walk):
         mean, sd = repaint_law(oracle, x, known, walk, levels)
-        return max(abs(made.mean().item() - mean)/sd*n**.5, abs(made.var().item()/sd**2 - 1)*(n/2)**.5)
+        return max(
+            abs(made.mean().item() - mean) / sd * n**0.5,
+            abs(made.var().item() / sd**2 - 1) * (n / 2) ** 0.5,
+        )
 
-    walk = [levels] + [level for s in range(levels - 1, -1, -1) for level in [s] + [s + 1, s]*(iterations - 1)]
+    walk = [levels] + [
+        level for s in range(levels - 1, -1, -1) for level in [s] + [s + 1, s] * (iterations - 1)
+    ]
     assert deviation(walk) < 4.5
     assert deviation(list(range(levels, -1, -1))) > 20

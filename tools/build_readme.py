@@ -1,17 +1,17 @@
 """README.md from nbs/index.ipynb, so that the two never tell different stories.
 
-    python tools/build_readme.py [--check]      --check changes nothing and fails where README.md is out of date
+python tools/build_readme.py [--check]      --check changes nothing and fails where README.md is out of date
 """
+
 import argparse
 import re
 import sys
 from pathlib import Path
 
 import nbformat
-from nbconvert import MarkdownExporter
-
 from docs.book import LINK, REFERENCE, Book, BookError, is_hidden, options, outside_code
 from docs.myst import EQUATION, FENCE, numbered, title_of
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`: edit it there. -->'
@@ -26,21 +26,26 @@ def quotes(text):
         fence = FENCE.match(line)
         if fence and fence['attributes'] is not None:
             depth += 1
-            if kind := re.search(r'\.callout-(\w+)', fence['attributes']): done += [f'> **{title_of(kind[1], fence["attributes"], lines)}**', '>']
-        elif fence and depth: depth -= 1
-        else: done.append(f'> {line}'.rstrip() if depth else line)
+            if kind := re.search(r'\.callout-(\w+)', fence['attributes']):
+                done += [f'> **{title_of(kind[1], fence["attributes"], lines)}**', '>']
+        elif fence and depth:
+            depth -= 1
+        else:
+            done.append(f'> {line}'.rstrip() if depth else line)
     return '\n'.join(done)
 
 
 def refer(name, page, book):
     "A reference as words, with a link where the place is on another page."
-    if name not in book.labels: raise BookError(f'nbs/{page.path}: @{name} refers to no label of the book')
+    if name not in book.labels:
+        raise BookError(f'nbs/{page.path}: @{name} refers to no label of the book')
     label = book.labels[name]
     return label.text if label.page is page else f'[{label.text}](nbs/{label.page.path})'
 
 
 def to_readme(text, page, book):
     "One Markdown text of the index in words that GitHub shows: paths from the root, numbers written out."
+
     def local(match):
         target = match[1] or match[2]
         anchor = target.partition('#')[2]
@@ -48,37 +53,61 @@ def to_readme(text, page, book):
 
     def tagged(match):
         tex = match['tex'].rstrip()
-        return f'{match["before"]}$${tex} \\tag{{{book.labels[match["name"]].number}}}{match["tex"][len(tex):]}$$'
+        return f'{match["before"]}$${tex} \\tag{{{book.labels[match["name"]].number}}}{match["tex"][len(tex) :]}$$'
 
     def prose(part):
         part = EQUATION.sub(tagged, LINK.sub(local, part))
-        part = re.sub(r'^!\[(.*)\]\((\S+)\)\{#(fig-[\w-]+)[^}]*\}', lambda m: f'![{m[1]}]({m[2]})\n\n{numbered(m[1], m[3], book)}', part, flags=re.M)
-        part = re.sub(r'^: (.*?)\s*\{#(tbl-[\w-]+)[^}]*\}', lambda m: numbered(m[1], m[2], book), part, flags=re.M)
+        part = re.sub(
+            r'^!\[(.*)\]\((\S+)\)\{#(fig-[\w-]+)[^}]*\}',
+            lambda m: f'![{m[1]}]({m[2]})\n\n{numbered(m[1], m[3], book)}',
+            part,
+            flags=re.M,
+        )
+        part = re.sub(
+            r'^: (.*?)\s*\{#(tbl-[\w-]+)[^}]*\}',
+            lambda m: numbered(m[1], m[2], book),
+            part,
+            flags=re.M,
+        )
         part = quotes(LABELLED.sub('', part))
         return REFERENCE.sub(lambda m: refer(m[1], page, book), part)
+
     return outside_code(text, prose)
 
 
 def shown(cell, page, book):
     "A cell as README shows it, or None."
-    if cell.cell_type == 'raw' or is_hidden(cell): return None
-    if cell.cell_type == 'markdown': return nbformat.v4.new_markdown_cell(to_readme(cell.source, page, book))
+    if cell.cell_type == 'raw' or is_hidden(cell):
+        return None
+    if cell.cell_type == 'markdown':
+        return nbformat.v4.new_markdown_cell(to_readme(cell.source, page, book))
     seen = options(cell.source)
-    if 'export' in seen: return None
+    if 'export' in seen:
+        return None
     source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
     for output in cell.outputs:
         data = output.get('data', {})
-        if any(kind.startswith('image/') for kind in data) or 'base64,' in data.get('text/html', ''):
-            raise BookError('nbs/index.ipynb: a cell shows an image; README.md holds none, so refer to a file under figures/ instead')
-        if 'text/markdown' in data: data['text/markdown'] = to_readme(data['text/markdown'], page, book)
-    return nbformat.v4.new_code_cell(source, outputs=cell.outputs, metadata={'transient': {'remove_source': seen.get('echo') == 'false'}})
+        if any(kind.startswith('image/') for kind in data) or 'base64,' in data.get(
+            'text/html', ''
+        ):
+            raise BookError(
+                'nbs/index.ipynb: a cell shows an image; README.md holds none, so refer to a file under figures/ instead'
+            )
+        if 'text/markdown' in data:
+            data['text/markdown'] = to_readme(data['text/markdown'], page, book)
+    return nbformat.v4.new_code_cell(
+        source,
+        outputs=cell.outputs,
+        metadata={'transient': {'remove_source': seen.get('echo') == 'false'}},
+    )
 
 
 def readme(root=ROOT):
     "The text of README.md."
     book = Book(root)
     page = book.by_url.get('index.html')
-    if page is None: raise BookError('_quarto.yml names no nbs/index.ipynb')
+    if page is None:
+        raise BookError('_quarto.yml names no nbs/index.ipynb')
     notebook = nbformat.read(page.source, as_version=4)
     notebook.metadata['language_info'] = {'name': 'python'}
     notebook.cells = [cell for cell in (shown(cell, page, book) for cell in notebook.cells) if cell]
@@ -89,17 +118,23 @@ def readme(root=ROOT):
 
 def problem(root=ROOT):
     "What is wrong with README.md, or nothing."
-    path = Path(root)/'README.md'
-    if not path.is_file() or path.read_text(encoding='utf-8') != readme(root): return 'README.md: not what nbs/index.ipynb makes; run `make readme`'
+    path = Path(root) / 'README.md'
+    if not path.is_file() or path.read_text(encoding='utf-8') != readme(root):
+        return 'README.md: not what nbs/index.ipynb makes; run `make readme`'
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--check', action='store_true', help='fail where README.md is out of date, change nothing')
+    parser.add_argument(
+        '--check', action='store_true', help='fail where README.md is out of date, change nothing'
+    )
     try:
-        if parser.parse_args().check: sys.exit(problem())
-        (ROOT/'README.md').write_text(readme(), encoding='utf-8')
-    except BookError as error: sys.exit(str(error))
+        if parser.parse_args().check:
+            sys.exit(problem())
+        (ROOT / 'README.md').write_text(readme(), encoding='utf-8')
+    except BookError as error:
+        sys.exit(str(error))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -1,7 +1,8 @@
 """Run notebooks in place and keep their outputs; cells that nbdev's test flags skip keep the outputs they had.
 
-    python tools/run_notebooks.py [NOTEBOOK ...]     all of them without arguments
+python tools/run_notebooks.py [NOTEBOOK ...]     all of them without arguments
 """
+
 import base64
 import io
 import os
@@ -9,18 +10,19 @@ import re
 import sys
 from pathlib import Path
 
-from PIL import Image
 from execnb.nbio import write_nb
 from execnb.shell import CaptureShell
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import NBProcessor
+from PIL import Image
 
 
 def is_skipped(cell, flags):
     "Prose, the export cell at the end, and cells flagged `eval: false`, `slow`, `gpu` or `notest`."
-    if cell.cell_type != 'code' or 'nbdev_export(' in cell.source: return True
+    if cell.cell_type != 'code' or 'nbdev_export(' in cell.source:
+        return True
     directives = getattr(cell, 'directives_', {}) or {}
     return directives.get('eval:', [''])[0].lower() == 'false' or bool(flags & directives.keys())
 
@@ -38,16 +40,23 @@ def run(path, flags):
     os.environ['IN_TEST'] = '1'
     nb = NBProcessor(path, rm_directives=False, process=True).nb
     for cell in nb.cells:
-        if cell.cell_type == 'code' and not is_skipped(cell, flags): cell['outputs'] = []      # a cell that falls silent keeps nothing
+        if cell.cell_type == 'code' and not is_skipped(cell, flags):
+            cell['outputs'] = []  # a cell that falls silent keeps nothing
     shell, here = CaptureShell(path), os.getcwd()
     shell.run_cell('%matplotlib inline')
     os.chdir(path.parent)
-    try: shell.run_all(nb, exc_stop=True, preproc=lambda cell: is_skipped(cell, flags))
-    finally: os.chdir(here)
+    try:
+        shell.run_all(nb, exc_stop=True, preproc=lambda cell: is_skipped(cell, flags))
+    finally:
+        os.chdir(here)
     for cell in nb.cells:
         for output in cell.get('outputs', []):
-            if 'image/png' in (data := output.get('data', {})): data['image/png'] = lighter(''.join(data['image/png']))
-        if re.search(r'^#\| ?output: false', cell.source, re.M): cell['outputs'] = [o for o in cell.get('outputs', []) if o.get('name') != 'stderr']      # progress bars
+            if 'image/png' in (data := output.get('data', {})):
+                data['image/png'] = lighter(''.join(data['image/png']))
+        if re.search(r'^#\| ?output: false', cell.source, re.M):
+            cell['outputs'] = [
+                o for o in cell.get('outputs', []) if o.get('name') != 'stderr'
+            ]  # progress bars
     write_nb(nb, path)
     nbdev_clean(path)
 
@@ -56,6 +65,8 @@ if __name__ == '__main__':
     config = get_config()
     sys.path.insert(0, str(config.config_path))
     flags = set(config.tst_flags.split()) - set(os.environ.get('RUN_FLAGS', '').split())
-    for path in [Path(p).resolve() for p in sys.argv[1:]] or sorted(p.resolve() for p in nbglob(as_path=True)):
+    for path in [Path(p).resolve() for p in sys.argv[1:]] or sorted(
+        p.resolve() for p in nbglob(as_path=True)
+    ):
         print(path.relative_to(config.config_path), flush=True)
         run(path, flags)

@@ -5,6 +5,7 @@
 
 Runs are kept under `runs_folder('leaves16')`, so that one that was stopped goes on where it was.
 """
+
 import sys
 from functools import partial
 
@@ -19,9 +20,16 @@ from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, load, save, write_atomically
 
 SCALE, SIZE, SEED = 'leaves16', 16, 0
-MODELS = {'leaves16-autoencoder-0': {}, 'leaves16-autoencoder-untold': dict(conditioned=False), 'leaves16-autoencoder-consistent': dict(consistency=.3)}
-WORDS = {'leaves16-autoencoder-0': 'told what is missing, as in the paper', 'leaves16-autoencoder-untold': 'trained on masked images without being told the mask: a control',
-         'leaves16-autoencoder-consistent': 'told what is missing, and asked that known latents be those of the whole image'}
+MODELS = {
+    'leaves16-autoencoder-0': {},
+    'leaves16-autoencoder-untold': dict(conditioned=False),
+    'leaves16-autoencoder-consistent': dict(consistency=0.3),
+}
+WORDS = {
+    'leaves16-autoencoder-0': 'told what is missing, as in the paper',
+    'leaves16-autoencoder-untold': 'trained on masked images without being told the mask: a control',
+    'leaves16-autoencoder-consistent': 'told what is missing, and asked that known latents be those of the whole image',
+}
 
 CARD = """# {name}
 
@@ -42,11 +50,25 @@ A vector-quantised autoencoder of 16 x 16 colour images with latents of 3 x 4 x 
 
 def learn(name):
     "The averaged network of the recipe, or of the recipe with one change."
-    if not (change := MODELS[name]): return model(SCALE, 'autoencoder', SEED)
+    if not (change := MODELS[name]):
+        return model(SCALE, 'autoencoder', SEED)
     own = dict(AUTOENCODERS[SCALE], data=recipe(SCALE)['data'])
-    network = partial(Autoencoder, **{**own.pop('net'), **{k: v for k, v in change.items() if k == 'conditioned'}})
-    objective = partial(autoencoder_loss, consistency=change['consistency']) if 'consistency' in change else autoencoder_loss
-    return fit(runs_folder(SCALE)/'models'/name, network, images_of(own['data']), objective, seed=SEED, **own)
+    network = partial(
+        Autoencoder, **{**own.pop('net'), **{k: v for k, v in change.items() if k == 'conditioned'}}
+    )
+    objective = (
+        partial(autoencoder_loss, consistency=change['consistency'])
+        if 'consistency' in change
+        else autoencoder_loss
+    )
+    return fit(
+        runs_folder(SCALE) / 'models' / name,
+        network,
+        images_of(own['data']),
+        objective,
+        seed=SEED,
+        **own,
+    )
 
 
 @torch.no_grad()
@@ -57,22 +79,42 @@ def measure(net, count=1024):
     whole, masked = net.encode(x), net.encode(x, known)
     health = codebook_health(whole.code, len(net.codebook.code))
     error = (net.decode(whole.latents) - x).square().mean((1, 2, 3))
-    change = (whole.latents - masked.latents).square().mean(1, keepdim=True)[latent_known(known, net.factor)]
-    return dict(held_out=count, psnr=(10*torch.log10(4/error)).mean().item(), used=health.used.item(), perplexity=health.perplexity.item(), leak=change.mean().sqrt().item())
+    change = (
+        (whole.latents - masked.latents)
+        .square()
+        .mean(1, keepdim=True)[latent_known(known, net.factor)]
+    )
+    return dict(
+        held_out=count,
+        psnr=(10 * torch.log10(4 / error)).mean().item(),
+        used=health.used.item(),
+        perplexity=health.perplexity.item(),
+        leak=change.mean().sqrt().item(),
+    )
 
 
 def ship(name):
     "One model and its card, whose numbers are measured on what was written."
     net = learn(name)
     about = {k: v for k, v in net.about.items() if k not in ('net', 'kind')}
-    path = SHIPPED/f'{name}.safetensors'
+    path = SHIPPED / f'{name}.safetensors'
     save(path, net, torch.float16, **about)
     written = load(path)
-    numbers = dict(consistency=MODELS[name].get('consistency', 0.), **measure(written))
+    numbers = dict(consistency=MODELS[name].get('consistency', 0.0), **measure(written))
     save(path, net, torch.float16, **{**about, **numbers})
-    write_atomically(SHIPPED/f'{name}.md', CARD.format(name=name, words=WORDS[name], parameters=count_parameters(written.requires_grad_()), codes=written.config['codes'], **{**about, **numbers}))
+    write_atomically(
+        SHIPPED / f'{name}.md',
+        CARD.format(
+            name=name,
+            words=WORDS[name],
+            parameters=count_parameters(written.requires_grad_()),
+            codes=written.config['codes'],
+            **{**about, **numbers},
+        ),
+    )
     print(path, path.stat().st_size, numbers)
 
 
 if __name__ == '__main__':
-    for name in sys.argv[1:] or MODELS: ship(name)
+    for name in sys.argv[1:] or MODELS:
+        ship(name)
