@@ -47,17 +47,11 @@ from asyncpatch.data import (
     photo_crops,
     to_uint8,
 )
+from .objectives import MaskedVelocity, Uncertainty, Velocity, training_masks
+from .run_folders import describe, environment
 from .schedules import Denoiser
 from .timesteps import LAWS, synchronous
-from asyncpatch.training import (
-    MaskedVelocity,
-    Uncertainty,
-    Velocity,
-    describe,
-    environment,
-    fit,
-    training_masks,
-)
+from .training import fit
 from .unet import UNet, count_parameters
 from .weights import SHIPPED, load, write_atomically
 

@@ -42,12 +42,12 @@ from asyncpatch.metrics import (
     psnr,
     set_distances,
 )
+from asyncpatch.run_folders import read_log
 from asyncpatch.runs import AUTOENCODERS, CHIPS, RECIPES, _counted, _model_folder, parsed, price
 from asyncpatch.samplers import sample
 from asyncpatch.schedules import Denoiser
 from asyncpatch.spatial import synchronous as together
 from asyncpatch.timesteps import LAWS
-from asyncpatch.training import read_log
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, card, load, save, write_atomically
 
