@@ -443,8 +443,9 @@ def _inpaint_picture(args):
     import torch
     from PIL import Image
 
-    from asyncpatch.data import as_picture, to_uint8
+    from asyncpatch.data import to_uint8
     from asyncpatch.inpainting import METHODS, fill_picture
+    from asyncpatch.pictures import as_picture
     from asyncpatch.weights import shipped
 
     if not Path(args.picture).is_file():
