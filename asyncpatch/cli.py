@@ -303,7 +303,7 @@ def _window(denoiser):
 
 def _load(name):
     "A model to sample from."
-    from asyncpatch.schedules import Denoiser
+    from asyncpatch.denoisers import Denoiser
     from asyncpatch.weights import load
 
     denoiser = load(name)
@@ -321,7 +321,7 @@ def sample_command(
     import torch
 
     from asyncpatch import spatial
-    from asyncpatch.joint import generators
+    from asyncpatch.conventions import generators
     from asyncpatch.samplers import sample
 
     path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
@@ -412,9 +412,9 @@ def _inpaint_digit(args):
     "A held-out digit, its masked version, several completions, and the truth."
     import torch
 
+    from asyncpatch.conventions import generators
     from asyncpatch.data import digits
     from asyncpatch.inpainting import METHODS
-    from asyncpatch.joint import generators
 
     held_out = digits().held_out
     if args.digit >= len(held_out):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .autoencoder import Autoencoder
+from .denoisers import Denoiser
 from .joint import corrupt
 from .masks import MASKS
-from .schedules import Denoiser, rates, rectified_flow, turning_rate
+from .schedules import rates, rectified_flow, turning_rate
 from .timesteps import TimeTable, pixel_density, tabulated
 
 # %% ../nbs/library/200_objectives.ipynb #b221d602
