@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from asyncpatch.conventions import generators
 from asyncpatch.inpainting import native
-from asyncpatch.joint import GaussianMixture, corrupt, generators
+from asyncpatch.joint import GaussianMixture, corrupt
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.samplers import sample
 from asyncpatch.schedules import cosine
