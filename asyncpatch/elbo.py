@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conventions import Generators, check_times
 from .density import log_flux
-from .joint import Generators, corrupt
+from .joint import corrupt
 from .paths import hazards, sample_environment, token_times
-from .schedules import check_times, elbo_weight, log_snr, rectified_flow
+from .schedules import elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/04_elbo.ipynb #1ec2581f
 def _check_eps(eps):

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .schedules import check_times
+from .conventions import check_times
 
 # %% ../nbs/theory/02_paths.ipynb #651ade63
 def _check_positive(value, name):

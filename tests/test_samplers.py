@@ -8,8 +8,10 @@ import torch
 from scipy.integrate import solve_ivp
 
 from asyncpatch import spatial
+from asyncpatch.conventions import generators
+from asyncpatch.denoisers import Denoiser
 from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
-from asyncpatch.joint import generators, smooth_gaussian, toy_gaussian, toy_mixture
+from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.samplers import (
     CountCalls,
     ancestral_step,
@@ -21,7 +23,7 @@ from asyncpatch.samplers import (
     one_clock,
     sample,
 )
-from asyncpatch.schedules import Denoiser, cosine, linear_beta, rectified_flow
+from asyncpatch.schedules import cosine, linear_beta, rectified_flow
 from asyncpatch.timesteps import plan_tables
 from asyncpatch.unet import UNet
 
