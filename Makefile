@@ -37,6 +37,7 @@ full: setup ## the full records behind the products that ship (two hours on two 
 
 test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_exported.py
+	$(BIN)/python tools/check_style.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
 

@@ -303,7 +303,7 @@ def _window(denoiser):
 
 def _load(name):
     "A model to sample from."
-    from asyncpatch.schedules import Denoiser
+    from asyncpatch.denoisers import Denoiser
     from asyncpatch.weights import load
 
     denoiser = load(name)
@@ -321,7 +321,7 @@ def sample_command(
     import torch
 
     from asyncpatch import spatial
-    from asyncpatch.joint import generators
+    from asyncpatch.conventions import generators
     from asyncpatch.samplers import sample
 
     path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
@@ -412,9 +412,9 @@ def _inpaint_digit(args):
     "A held-out digit, its masked version, several completions, and the truth."
     import torch
 
+    from asyncpatch.conventions import generators
     from asyncpatch.data import digits
     from asyncpatch.inpainting import METHODS
-    from asyncpatch.joint import generators
 
     held_out = digits().held_out
     if args.digit >= len(held_out):
@@ -443,8 +443,9 @@ def _inpaint_picture(args):
     import torch
     from PIL import Image
 
-    from asyncpatch.data import as_picture, to_uint8
+    from asyncpatch.data import to_uint8
     from asyncpatch.inpainting import METHODS, fill_picture
+    from asyncpatch.pictures import as_picture
     from asyncpatch.weights import shipped
 
     if not Path(args.picture).is_file():

@@ -19,15 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asyncpatch.joint import (
-    Gaussian,
-    GaussianMixture,
-    Generators,
-    corrupt,
-    randn,
-    toy_gaussian,
-    toy_mixture,
-)
+from .conventions import Generators, randn
+from .denoisers import Denoiser
+from .joint import Gaussian, GaussianMixture, corrupt, toy_gaussian, toy_mixture
 from .masks import check_known, latent_known
 from asyncpatch.samplers import (
     Windowed,
@@ -38,7 +32,7 @@ from asyncpatch.samplers import (
     propagate,
     sample,
 )
-from .schedules import Denoiser, rectified_flow
+from .schedules import rectified_flow
 from .spatial import inpainting, synchronous, time_grid
 
 # %% ../nbs/library/21_inpainting.ipynb #1f717d9c

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
-from .joint import Generators
+from .conventions import Generators
 
 # %% ../nbs/library/10_masks.ipynb #657f609d
 CANVAS = 256

@@ -37,7 +37,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .data import KINDS, batches, digits, leaves, to_uint8
+from .data import batches, digits, to_uint8
+from .leaves import KINDS, leaves
 from .weights import load_tensors, save_tensors
 
 # %% ../nbs/library/19_metrics.ipynb #6e5ae280

@@ -36,28 +36,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder, autoencoder_loss
-from asyncpatch.data import (
-    Images,
-    TakingTurns,
-    digits,
-    imagenet64,
-    imagenet256,
-    leaves,
-    lsun,
-    photo_crops,
-    to_uint8,
-)
-from .schedules import Denoiser
+from .data import Images, TakingTurns, digits, to_uint8
+from .denoisers import Denoiser
+from .folders import imagenet64, imagenet256, lsun
+from .leaves import leaves
+from .objectives import MaskedVelocity, Uncertainty, Velocity, training_masks
+from .photographs import photo_crops
+from .run_folders import describe, environment
 from .timesteps import LAWS, synchronous
-from asyncpatch.training import (
-    MaskedVelocity,
-    Uncertainty,
-    Velocity,
-    describe,
-    environment,
-    fit,
-    training_masks,
-)
+from .training import fit
 from .unet import UNet, count_parameters
 from .weights import SHIPPED, load, write_atomically
 

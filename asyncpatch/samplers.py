@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .joint import Generators, randn
-from .schedules import check_times, rates, rectified_flow
+from .conventions import Generators, check_times, randn
+from .schedules import rates, rectified_flow
 from .timesteps import plan_tables
 
 # %% ../nbs/library/13_samplers.ipynb #bd7a40ff

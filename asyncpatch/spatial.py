@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .schedules import check_times
+from .conventions import check_times
 
 # %% ../nbs/library/12_spatial.ipynb #e8b56418
 def time_grid(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .joint import Generators, randn
+from .conventions import Generators, randn
 from .masks import perlin_mask, rand
 
 # %% ../nbs/library/11_timesteps.ipynb #71325f7e

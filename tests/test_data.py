@@ -11,22 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncpatch.data import (
-    Mirrored,
-    Pictures,
-    Rows,
-    batch_indices,
-    batches,
-    crop_then_area,
-    digits,
-    image_folder,
-    imagenet64,
-    leaves,
-    lsun,
-    photo_crops,
-    to_uint8,
-    uniform_of,
-)
+from asyncpatch.data import Mirrored, batch_indices, batches, digits, to_uint8, uniform_of
+from asyncpatch.folders import Pictures, Rows, image_folder, imagenet64, lsun
+from asyncpatch.leaves import leaves
+from asyncpatch.photographs import photo_crops
+from asyncpatch.pictures import crop_then_area
 
 
 def digest(parts):
@@ -94,14 +83,16 @@ def test_the_leaves_never_change():
 def test_leaves_and_crops_stay_on_the_gpu(monkeypatch):
     "As far as a machine without one can tell: with pretended tensors, every operation finds its operands on one device."
     fake = pytest.importorskip('torch._subclasses.fake_tensor')
-    from asyncpatch import data
+    from asyncpatch import leaves as module
+    from asyncpatch.photographs import photos
 
-    data.photos()
+    photos()
     monkeypatch.setattr(
         torch.Tensor, 'nonzero', lambda x: torch.arange(len(x), device=x.device)[:, None]
     )  # a pretended tensor has no values
-    monkeypatch.setattr(data, 'chosen', lambda index, count: index)
-    caches = data.kind_table, data.radius_quantiles
+    for name in ('leaves', 'photographs'):
+        monkeypatch.setattr(f'asyncpatch.{name}.chosen', lambda index, count: index)
+    caches = module.kind_table, module.radius_quantiles
     for cached in caches:
         cached.cache_clear()
     try:

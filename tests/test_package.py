@@ -1,7 +1,6 @@
 "What the package promises about itself: it stands without its build tools, and the book can be read in order."
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NUMBER = {}
-for notebook in (ROOT / 'nbs').rglob('[0-9]*.ipynb'):
-    if found := re.search(r'#\| ?default_exp (\w+)', notebook.read_text(encoding='utf-8')):
-        NUMBER[found[1]] = int(notebook.name[:2])
+MODULES = sorted(
+    path.stem
+    for path in (ROOT / 'asyncpatch').glob('*.py')
+    if path.stem not in ('__init__', '_modidx')
+)
 
 
 def imported(module):
@@ -29,11 +29,8 @@ def imported(module):
                 yield node.module.removeprefix('asyncpatch.')
 
 
-@pytest.mark.parametrize('module', sorted(NUMBER))
-def test_imports_follow_the_order_of_the_book(module):
-    ours = [name for name in imported(module) if name in NUMBER]
-    assert all(NUMBER[name] < NUMBER[module] for name in ours), ours
-    assert module == 'cli' or 'runs' not in ours
+@pytest.mark.parametrize('module', MODULES)
+def test_the_build_tools_are_not_imported(module):
     assert not {name.split('.')[0] for name in imported(module)} & {'nbdev', 'fastcore', 'execnb'}
 
 
@@ -41,7 +38,7 @@ def test_everything_imports_without_the_build_tools():
     block = "import sys; sys.modules.update(dict.fromkeys(['nbdev', 'fastcore', 'execnb', 'IPython', 'nbclient', 'jupytext', 'azula']))\n"
     code = (
         block
-        + '\n'.join(f'import asyncpatch.{module}' for module in NUMBER)
+        + '\n'.join(f'import asyncpatch.{module}' for module in MODULES)
         + "\nimport asyncpatch; print(asyncpatch.load('digits-asyncpatch').about['law'])"
     )
     done = subprocess.run(

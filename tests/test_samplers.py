@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from asyncpatch import spatial
 from asyncpatch.adapters import from_sigma, one_clock
 from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
-from asyncpatch.joint import generators, smooth_gaussian, toy_gaussian, toy_mixture
+from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.samplers import (
     CountCalls,
     ancestral_step,

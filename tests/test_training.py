@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncpatch.data import batch_indices, digits, image_folder, to_uint8
+from asyncpatch.data import batch_indices, digits, to_uint8
+from asyncpatch.folders import image_folder
+from asyncpatch.run_folders import read_log
 from asyncpatch.timesteps import asyncpatch
-from asyncpatch.training import read_log, train
+from asyncpatch.training import train
 from asyncpatch.weights import fingerprint, load, load_tensors, save_tensors
 
 SCRIPT = """

@@ -1,6 +1,8 @@
-"""Fail when the modules are not what the notebooks export, a module is an orphan, a notebook is not clean,
-a cell mixes imports with other code (the docs build would run it), or README.md is not what the index makes."""
+"""Fail when the modules are not what the notebooks export, a module is an orphan, a notebook is not
+clean, a cell mixes imports with other code (the docs build would run it), a module imports one of a
+later page (the order is that of `_quarto.yml`), or README.md is not what the index makes."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -76,19 +78,67 @@ def check_cells(path):
     return module
 
 
-with tempfile.TemporaryDirectory() as folder:
-    copy_of_checkout(Path(folder))
-    check_copy(Path(folder))
-modules = {check_cells(p.resolve()) for p in nbglob(as_path=True)}
-for path in sorted(config.lib_path.rglob('*.py')):
-    if path.name in ('__init__.py', '_modidx.py'):
-        continue
-    if (
-        path.relative_to(config.lib_path).with_suffix('').as_posix().replace('/', '.')
-        not in modules
-    ):
-        problems.append(f'{path.relative_to(root)}: an orphan, no notebook exports it')
-if wrong := build_readme.problem(root):
-    problems.append(wrong)
-print('\n'.join(problems) or 'Exported, clean, no orphans, README up to date.')
-sys.exit(bool(problems))
+def order_of_modules():
+    "Modules in the order of the book, with the page of each."
+    pages = re.findall(r'^\s*- (\S+\.ipynb)', (root / '_quarto.yml').read_text(), re.M)
+    order = {}
+    for page in pages:
+        path = root / 'nbs' / page
+        if not path.is_file():
+            problems.append(f'_quarto.yml: names {page}, which is no notebook')
+        elif module := check_cells(path):
+            order[module] = page
+    return order
+
+
+def imports_of(module):
+    "Modules of ours that an exported module imports anywhere, with the line."
+    tree = ast.parse((config.lib_path / f'{module}.py').read_text(encoding='utf-8'))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level and node.module:
+            yield node.module, node.lineno
+        elif node.level or node.module == 'asyncpatch':
+            yield from ((name.name, node.lineno) for name in node.names)
+        elif node.module.startswith('asyncpatch.'):
+            yield node.module.removeprefix('asyncpatch.'), node.lineno
+
+
+def check_order(order):
+    "Each module imports only modules of pages before its own."
+    place = {module: i for i, module in enumerate(order)}
+    for module, page in order.items():
+        for other, line in imports_of(module):
+            if place.get(other, -1) >= place[module]:
+                problems.append(
+                    f'{page}: {module} (line {line}) imports {other}, which the book has later'
+                )
+
+
+def check_orphans(modules):
+    "Each module is exported by a notebook."
+    for path in sorted(config.lib_path.rglob('*.py')):
+        name = path.relative_to(config.lib_path).with_suffix('').as_posix().replace('/', '.')
+        if name not in {'__init__', '_modidx', *modules}:
+            problems.append(f'{path.relative_to(root)}: an orphan, no notebook exports it')
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        copy_of_checkout(Path(folder))
+        check_copy(Path(folder))
+    order = order_of_modules()
+    modules = {check_cells(p.resolve()) for p in nbglob(as_path=True)} - {None}
+    for module in sorted(modules - order.keys()):
+        problems.append(f'_quarto.yml: has no page of {module}')
+    check_order(order)
+    check_orphans(modules)
+    if wrong := build_readme.problem(root):
+        problems.append(wrong)
+    print('\n'.join(dict.fromkeys(problems)) or 'Exported, clean, in order, README up to date.')
+    return int(bool(problems))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

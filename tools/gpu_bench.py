@@ -25,6 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 import torch
 from leaves_series import clock, matmul_peak
 
+from asyncpatch.objectives import Velocity
+from asyncpatch.run_folders import environment
 from asyncpatch.runs import (
     CHIPS,
     Record,
@@ -35,7 +37,6 @@ from asyncpatch.runs import (
     save_product,
 )
 from asyncpatch.timesteps import asyncpatch, synchronous, tabulated
-from asyncpatch.training import Velocity, environment
 from asyncpatch.unet import UNet
 
 

@@ -29,10 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from asyncpatch import runs
-from asyncpatch.data import Images, TakingTurns, grid, leaves, photo_crops, to_uint8
+from asyncpatch.conventions import generators
+from asyncpatch.data import Images, TakingTurns, grid, to_uint8
+from asyncpatch.denoisers import Denoiser
 from asyncpatch.elbo import dequantise, path_bound
 from asyncpatch.inpainting import METHODS
-from asyncpatch.joint import corrupt, generators
+from asyncpatch.joint import corrupt
+from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS
 from asyncpatch.metrics import (
     embed,
@@ -42,12 +45,12 @@ from asyncpatch.metrics import (
     psnr,
     set_distances,
 )
+from asyncpatch.photographs import photo_crops
+from asyncpatch.run_folders import read_log
 from asyncpatch.runs import AUTOENCODERS, CHIPS, RECIPES, _counted, _model_folder, parsed, price
 from asyncpatch.samplers import sample
-from asyncpatch.schedules import Denoiser
 from asyncpatch.spatial import synchronous as together
 from asyncpatch.timesteps import LAWS
-from asyncpatch.training import read_log
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, card, load, save, write_atomically
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from asyncpatch.autoencoder import Autoencoder, autoencoder_loss, codebook_health
-from asyncpatch.data import leaves
+from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS, latent_known
 from asyncpatch.runs import AUTOENCODERS, images_of, model, recipe, runs_folder
 from asyncpatch.training import fit
