@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 from asyncpatch import spatial
 from asyncpatch.adapters import from_sigma, one_clock
+from asyncpatch.denoisers import Denoiser
 from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
 from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.samplers import (
@@ -20,7 +21,7 @@ from asyncpatch.samplers import (
     heun_step,
     sample,
 )
-from asyncpatch.schedules import Denoiser, cosine, linear_beta, rectified_flow
+from asyncpatch.schedules import cosine, linear_beta, rectified_flow
 from asyncpatch.tables import plan_tables
 from asyncpatch.unet import UNet
 
