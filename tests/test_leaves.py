@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncpatch.runs import BOX, RECIPES, config_hash, images_of, load_record, network_operations
+from asyncpatch.compute import network_operations
+from asyncpatch.records import config_hash, load_record
 from asyncpatch.unet import UNet, count_parameters
 from asyncpatch.weights import load
+from asyncpatch.zoo import GPU_BUDGET, RECIPES, dataset
 
 ROOT = Path(__file__).parent.parent
 RUNS = [
@@ -133,20 +135,20 @@ def test_a_dry_run_prices_everything_and_trains_nothing(tmp_path):
 
 
 def test_baseline_and_asyncpatch_differ_by_their_law_alone():
-    from asyncpatch.runs import lesson
+    from asyncpatch.zoo import training_setup
 
-    ours, theirs = (lesson('leaves', name) for name in ('asyncpatch', 'synchronous'))
+    ours, theirs = (training_setup('leaves', name) for name in ('asyncpatch', 'synchronous'))
     assert (
-        ours.settings == theirs.settings == {**BOX, 'data': 'leaves'}
+        ours.settings == theirs.settings == {**GPU_BUDGET, 'data': 'leaves'}
         and ours.network.keywords == theirs.network.keywords
     )
     with torch.device('meta'):
         assert 4e6 < count_parameters(UNet(**RECIPES['leaves']['net'])) < 1e7
-    assert lesson('leaves64', 'asyncpatch').settings['minutes'] == 4
+    assert training_setup('leaves64', 'asyncpatch').settings['minutes'] == 4
 
 
 def test_photographs_have_a_class_of_their_own():
-    batch = images_of('leaves and photos')[torch.arange(20)]
+    batch = dataset('leaves and photos')[torch.arange(20)]
     assert (
         (batch.label[1::2] == 10).all()
         and (batch.label[::2] < 10).all()

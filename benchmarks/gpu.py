@@ -25,17 +25,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 import torch
 from leaves_series import clock, matmul_peak
 
+from asyncpatch.compute import CHIPS, network_operations
+from asyncpatch.configurations import read_configuration
 from asyncpatch.objectives import Velocity
+from asyncpatch.records import Record, Table, config_hash, save_product
 from asyncpatch.run_folders import environment
-from asyncpatch.runs import (
-    CHIPS,
-    Record,
-    Table,
-    config_hash,
-    configured,
-    network_operations,
-    save_product,
-)
 from asyncpatch.timesteps import asyncpatch, synchronous, tabulated
 from asyncpatch.unet import UNet
 
@@ -84,7 +78,7 @@ def shipping_config():
     "The configuration of the product in results/38."
     return dict(
         networks={
-            name: dict(net=configured(file).settings['net'], size=64, batch=batch)
+            name: dict(net=read_configuration(file).settings['net'], size=64, batch=batch)
             for name, file, batch in [
                 ('620M', 'imagenet64-620m', 64),
                 ('60M', 'imagenet64-60m', 256),
