@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .joint import Generators
+from .conventions import Generators
+from .denoisers import Denoiser
 from .samplers import ddim_step, ddim_update
-from .schedules import Denoiser, rectified_flow, to_x0
+from .schedules import rectified_flow, to_x0
 
 # %% ../nbs/library/22_adaptive.ipynb #cbbf8b85
 def posterior_variance(

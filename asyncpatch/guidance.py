@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .joint import Generators, randn
-from .masks import rand
+from .conventions import Generators, rand, randn
+from .denoisers import Denoiser
 from .samplers import _rows, forward_jump, restrict
-from .schedules import Denoiser, rectified_flow
+from .schedules import rectified_flow
 
 # %% ../nbs/library/14_guidance.ipynb #53e46fa0
 def _is_zero(weight):

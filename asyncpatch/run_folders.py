@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import asyncpatch
-from .schedules import Denoiser
+from .denoisers import Denoiser
 from .weights import fingerprint, load_tensors, save_tensors, write_atomically
 
 # %% ../nbs/library/201_run_folders.ipynb #1b8fd89b

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .data import Images, batch_indices, grid
+from .denoisers import Denoiser
 from .objectives import Objective, Velocity, as_field
 from asyncpatch.run_folders import (
     completed,
@@ -40,7 +41,6 @@ from asyncpatch.run_folders import (
     writing,
 )
 from .samplers import sample
-from .schedules import Denoiser
 from .spatial import synchronous as together
 from .unet import UNet
 from .weights import card, kind_of, load, save, write_atomically

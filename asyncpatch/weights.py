@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import asyncpatch
 from .autoencoder import Autoencoder
-from .schedules import Denoiser
+from .denoisers import Denoiser
 from .unet import UNet
 
 # %% ../nbs/library/18_weights.ipynb #f8645eee

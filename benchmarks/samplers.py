@@ -15,8 +15,8 @@ import time
 import torch
 
 from asyncpatch import spatial
+from asyncpatch.denoisers import Denoiser
 from asyncpatch.samplers import sample
-from asyncpatch.schedules import Denoiser
 from asyncpatch.unet import UNet
 
 SHAPES = ((64, 1, 8, 8), (64, 3, 32, 32), (8, 3, 64, 64))

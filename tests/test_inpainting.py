@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from asyncpatch.conventions import generators
+from asyncpatch.denoisers import Denoiser
 from asyncpatch.inpainting import (
     METHODS,
     Meter,
@@ -24,8 +26,8 @@ from asyncpatch.inpainting import (
     repaint,
     supervised,
 )
-from asyncpatch.joint import generators, smooth_gaussian, toy_gaussian, toy_mixture
-from asyncpatch.schedules import Denoiser, cosine, rectified_flow
+from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
+from asyncpatch.schedules import cosine, rectified_flow
 
 ONE_CLOCK = {
     'imputation': dict(points=21),
