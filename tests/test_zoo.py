@@ -1,11 +1,14 @@
 "Which weights are used, and what is trained."
 
 import pytest
+import torch
 
 from asyncpatch import records, zoo
+from asyncpatch.recipes import GPU_BUDGET, RECIPES, dataset
 from asyncpatch.run_folders import describe
+from asyncpatch.unet import UNet, count_parameters
 from asyncpatch.weights import load
-from asyncpatch.zoo import model, models
+from asyncpatch.zoo import model, models, training_setup
 
 
 @pytest.fixture
@@ -61,3 +64,26 @@ def test_models_side_by_side_build_on_one_foundation(folders, monkeypatch):
     assert {d.about['autoencoder']['fingerprint'] for d in found.values()} == {
         describe(autoencoder)['fingerprint']
     }
+
+
+# --- recipes
+
+
+def test_baseline_and_asyncpatch_differ_by_their_law_alone():
+    ours, theirs = (training_setup('leaves', name) for name in ('asyncpatch', 'synchronous'))
+    assert (
+        ours.settings == theirs.settings == {**GPU_BUDGET, 'data': 'leaves'}
+        and ours.network.keywords == theirs.network.keywords
+    )
+    with torch.device('meta'):
+        assert 4e6 < count_parameters(UNet(**RECIPES['leaves']['net'])) < 1e7
+    assert training_setup('leaves64', 'asyncpatch').settings['minutes'] == 4
+
+
+def test_photographs_have_a_class_of_their_own():
+    batch = dataset('leaves and photos')[torch.arange(20)]
+    assert (
+        (batch.label[1::2] == 10).all()
+        and (batch.label[::2] < 10).all()
+        and RECIPES['photos']['net']['classes'] == 11
+    )

@@ -5,9 +5,10 @@
     python tools/run_queue.py --next 2    only the next two
 
 The most telling come first, so the queue can be cut off anywhere. A job is `{"train": [scale, name,
-seed]}`, a model of the zoo, or `{"command": […]}`, anything that goes on where it was stopped. Ctrl-C,
-`kill` and a lost machine cost what was computed since the last checkpoint; the same command goes on.
-What is finished is skipped: a model that ships or lies in `runs/`, a command that ended well.
+seed]}`, a model of the zoo, or `{"command": […]}`, anything that goes on where it was stopped.
+Ctrl-C, `kill` and a lost machine cost what was computed since the last checkpoint; the same command
+goes on. What is finished is skipped: a model that ships or lies in `runs/`, a command that ended
+well.
 """
 
 import argparse
@@ -20,13 +21,14 @@ import sys
 import time
 from pathlib import Path
 
+from asyncpatch.recipes import recipe_of
 from asyncpatch.records import config_hash, runs_folder
 from asyncpatch.run_folders import read_log
-from asyncpatch.zoo import finished_weights, model_folder, recipe_of, shipped_model
+from asyncpatch.zoo import finished_weights, model_folder, shipped_model
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE = ROOT / 'tools/queue.json'
-TRAIN = 'import sys; from asyncpatch.zoo import model; model(sys.argv[1], sys.argv[2], int(sys.argv[3]))'
+TRAIN = 'import sys; from asyncpatch.zoo import model; a, b, c = sys.argv[1:]; model(a, b, int(c))'
 
 
 def words_of(job):
