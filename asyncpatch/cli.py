@@ -215,7 +215,7 @@ def train_command(
 
     from asyncpatch.configurations import read_configuration, train_configuration
     from asyncpatch.dispatch import PLACES, send
-    from asyncpatch.zoo import RECIPES, parse_model_name
+    from asyncpatch.recipes import RECIPES, parse_model_name
 
     one_of('--where', args.where, list(PLACES))
     options = {k: getattr(args, k) for k in ('steps', 'minutes') if getattr(args, k) is not None}
@@ -294,8 +294,8 @@ def _window(denoiser):
     "Side in pixels of the images that a model was trained on."
     import torch
 
+    from asyncpatch.recipes import dataset
     from asyncpatch.weights import SOURCES
-    from asyncpatch.zoo import dataset
 
     data = getattr(denoiser, 'about', {}).get('data')
     if data not in SOURCES:
@@ -307,7 +307,7 @@ def _window(denoiser):
 
 def _load(name):
     "A model to sample from."
-    from asyncpatch.schedules import Denoiser
+    from asyncpatch.denoisers import Denoiser
     from asyncpatch.weights import load
 
     denoiser = load(name)
@@ -325,7 +325,7 @@ def sample_command(
     import torch
 
     from asyncpatch import spatial
-    from asyncpatch.joint import generators
+    from asyncpatch.conventions import generators
     from asyncpatch.samplers import sample
 
     path, denoiser = writable(args.out, args.force), _load(args.model or 'digits-asyncpatch')
@@ -416,9 +416,9 @@ def _inpaint_digit(args):
     "A held-out digit, its masked version, several completions, and the truth."
     import torch
 
+    from asyncpatch.conventions import generators
     from asyncpatch.data import digits
     from asyncpatch.inpainting import METHODS
-    from asyncpatch.joint import generators
 
     held_out = digits().held_out
     if args.digit >= len(held_out):

@@ -18,11 +18,11 @@ import torch
 import asyncpatch
 from .autoencoder import Autoencoder, autoencoder_loss
 from .compute import NETWORKS, accelerator, chip_hours, count_operations, utilisation
+from .denoisers import Denoiser
 from .folders import imagenet64, imagenet256, lsun
+from .laws import LAWS
 from .objectives import LatentVelocity, Velocity
 from .records import Table, runs_folder
-from .schedules import Denoiser
-from .timesteps import LAWS
 from .training import fit
 from .weights import load
 
