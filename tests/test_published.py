@@ -63,7 +63,7 @@ def test_missing_weights_leave_cells_empty_and_name_the_command(empty):
             FileNotFoundError, match='fetch them once with: asyncpatch fetch'
         ) as error:
             needs()
-        assert published.fetch_command(name) in str(error.value)
+        assert published.fetch_hint(name) in str(error.value)
     with pytest.raises(ValueError, match="got 'fid'"):
         published.fetch('fid')
 
