@@ -428,7 +428,7 @@ def fetch_command(
     args: argparse.Namespace,  # of the command line
 ) -> int:  # exit status
     "`asyncpatch fetch`: the published networks behind FID and LPIPS."
-    from asyncpatch.metrics import PUBLISHED, fetch
+    from asyncpatch.published import PUBLISHED, fetch
 
     for name in args.names:
         one_of('NAME', name, list(PUBLISHED))
