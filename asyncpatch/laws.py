@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .conventions import Generators, randn
-from .masks import perlin_mask, rand
+from .conventions import Generators, rand, randn
+from .masks import perlin_mask
 
 # %% ../nbs/library/11_laws.ipynb #71325f7e
 T_MIN, T_MAX = 1e-4, 1 - 1e-4
