@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .api import inpaint, sample, train
-from .budgets import Price, method_name, setting
+from .budgets import Price, knobs, method_name, setting
 from .compute import accelerator
 from .configurations import read_configuration, train_configuration
 from .conversion import from_pil
@@ -38,7 +38,7 @@ from asyncpatch.pictures import (
     read_mask,
     write_picture,
 )
-from .recipes import RECIPES, parse_model_name
+from .recipes import RECIPES, SIDES, parse_model_name
 from .tables import keep_freed_memory
 from .usage import UsageError, allow_only, check_folder, numbered, one_of, writable
 from .weights import load, shipped
@@ -88,6 +88,9 @@ def load_model(
     if fact(model, 'schedule') is None:
         what = type(model).__name__
         raise UsageError(f'--model must be a diffusion model, got {name}, which is a {what}')
+    side = SIDES.get(model.about.get('data'))  # TEMP
+    if fact(model, 'size') is None and side and model.channels != 4:
+        model.size = (side, side)
     return model
 
 
@@ -212,11 +215,12 @@ def _method_and_calls(args):
     method = args.method or 'asyncpatch'
     listed = ['asyncpatch', *(name for name in METHODS if name != 'supervised')]
     name, wanted = method_name(one_of('--method', method, listed)), _budget(args)
-    published = setting(name).calls
-    if not published and wanted is not None:
+    if wanted is None:
+        return name, min(setting(name).calls, 99) or None
+    if not knobs(name):
         typed_as = '--calls' if args.points is None else '--points'
         raise UsageError(f'{typed_as} does not apply to {method}, which asks no network')
-    return name, (min(published, 99) or None) if wanted is None else wanted
+    return name, wanted
 
 # %% ../nbs/library/252_commands.ipynb #fd4b5641
 def inpaint_command(
