@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Images
-from .metrics import accuracy, embed, frechet_distance, kernel_distance, matched
+from .distances import frechet_distance, kernel_distance, match_classes
+from .features import accuracy, embed
 from .records import Record, Table, checkout, config_hash, runs_folder
 from .weights import fingerprint, load_tensors, save_tensors
 
@@ -104,7 +105,7 @@ def generation_floor(
     "The same distances for as many training images of the same classes."
     generator = torch.Generator().manual_seed(0)
     chosen = [
-        embed(features, train.x[matched(train.label, label, generator)]) for _ in range(draws)
+        embed(features, train.x[match_classes(train.label, label, generator)]) for _ in range(draws)
     ]
     return dict(
         FD=[frechet_distance(c, reference).item() for c in chosen],
