@@ -12,7 +12,6 @@ import argparse
 import os
 import re
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from asyncpatch.pictures import (
     read_mask,
     write_picture,
 )
-from .recipes import RECIPES, SIDES, parse_model_name
+from .recipes import RECIPES, parse_model_name
 from .tables import keep_freed_memory
 from .usage import UsageError, allow_only, check_folder, numbered, one_of, writable
 from .weights import load, shipped
@@ -88,9 +87,6 @@ def load_model(
     if fact(model, 'schedule') is None:
         what = type(model).__name__
         raise UsageError(f'--model must be a diffusion model, got {name}, which is a {what}')
-    side = SIDES.get(model.about.get('data'))  # TEMP
-    if fact(model, 'size') is None and side and model.channels != 4:
-        model.size = (side, side)
     return model
 
 
@@ -393,7 +389,7 @@ def _train_by_name(folder, scale, name, seed, **options):
 def train_command(
     args: argparse.Namespace,  # of the command line
 ) -> int:  # exit status
-    "`asyncpatch train`: on one's own pictures, by the recipe of a scale, or one of the paper's runs."
+    "`asyncpatch train`: on one's own pictures, by the recipe of a scale, or a run of the paper."
     where = one_of('--where', args.where or 'here', list(PLACES))
     if args.config:
         work, folder = _train_configuration(args)
@@ -432,7 +428,7 @@ def fetch_command(
     args: argparse.Namespace,  # of the command line
 ) -> int:  # exit status
     "`asyncpatch fetch`: the published networks behind FID and LPIPS."
-    from asyncpatch.metrics import PUBLISHED, fetch
+    from asyncpatch.published import PUBLISHED, fetch
 
     for name in args.names:
         one_of('NAME', name, list(PUBLISHED))

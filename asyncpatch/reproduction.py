@@ -117,8 +117,8 @@ def reproduce(
 ) -> int:  # exit status, 1 where a number disagrees with its record
     """Execute the result notebooks of a checkout at a scale and say what they made.
 
-    Raises `UsageError` for a scale or a product that does not exist, and `FileNotFoundError` outside
-    a checkout."""
+    Raises `UsageError` for a scale or a product that does not exist, and `FileNotFoundError`
+    outside a checkout."""
     one_of('--scale', scale, list(MADE_AT))
     root = checkout()
     notebooks, part = result_notebooks(root, only), 'full' if full else 'quick'
