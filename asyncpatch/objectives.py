@@ -18,9 +18,10 @@ from torch import Tensor
 from .autoencoder import Autoencoder
 from .denoisers import Denoiser
 from .joint import corrupt
+from .laws import pixel_density
 from .masks import MASKS
 from .schedules import rates, rectified_flow, turning_rate
-from .timesteps import TimeTable, pixel_density, tabulated
+from .tables import TimeTable, tabulated
 
 # %% ../nbs/library/200_objectives.ipynb #b221d602
 def sid2_weight(

@@ -39,11 +39,11 @@ from .autoencoder import Autoencoder, autoencoder_loss
 from .data import Images, TakingTurns, digits, to_uint8
 from .denoisers import Denoiser
 from .folders import imagenet64, imagenet256, lsun
+from .laws import LAWS, synchronous
 from .leaves import leaves
 from .objectives import MaskedVelocity, Uncertainty, Velocity, training_masks
 from .photographs import photo_crops
 from .run_folders import describe, environment
-from .timesteps import LAWS, synchronous
 from .training import fit
 from .unet import UNet, count_parameters
 from .weights import SHIPPED, load, write_atomically

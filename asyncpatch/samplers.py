@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ancestral_step', 'noise_ratio', 'ddim_coefficients', 'ddim_update', 'forward_jump', 'ddim_step', 'flow_velocity',
-           'euler_step', 'heun_step', 'restrict', 'sample', 'propagate', 'CountCalls', 'one_clock', 'from_sigma',
-           'window_starts', 'Windowed']
+           'euler_step', 'heun_step', 'restrict', 'sample', 'CountCalls']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 import math
@@ -15,11 +14,10 @@ from itertools import chain, repeat
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .conventions import Generators, check_times, randn
 from .schedules import rates, rectified_flow
-from .timesteps import plan_tables
+from .tables import plan_tables
 
 # %% ../nbs/library/13_samplers.ipynb #bd7a40ff
 def noise_ratio(
@@ -382,77 +380,6 @@ def sample(
         t, at_t, i = s, at_s, i + 1
     return z
 
-# %% ../nbs/library/13_samplers.ipynb #2ec77a9c
-class _Impulses(TorchFunctionMode):
-    "Inside, `torch.randn` draws zeros, except that the k-th number drawn, k = 0, 1, ..., is 1 for sample `silent + k`."
-
-    def __init__(self, silent):
-        super().__init__()
-        self.silent, self.drawn = silent, 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not torch.randn:
-            return func(*args, **(kwargs or {}))
-        noise = torch.zeros(
-            *args, **{name: value for name, value in kwargs.items() if name != 'generator'}
-        )
-        number = self.silent + self.drawn + torch.arange(noise[0].numel(), device=noise.device)
-        self.drawn += noise[0].numel()
-        heard = torch.arange(len(noise), device=noise.device)[:, None] == number
-        return noise + heard.reshape(noise.shape)
-
-
-def _respond(step, denoiser, z, t, s, label, schedule):
-    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row; room for three draws of noise."
-    size = z.numel()
-    nudges = torch.eye(1 + 4 * size, size, dtype=z.dtype, device=z.device).roll(1, 0)
-    with _Impulses(1 + size) as draws:
-        out = step(
-            denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule
-        )[0]
-    if draws.drawn > 3 * size:
-        raise ValueError(
-            f"step must draw at most 3 numbers per pixel, it drew {draws.drawn / size:g}"
-        )
-    rows = (out[1:] - out[:1]).flatten(1)
-    return out[:1], rows[:size], rows[size:]
-
-# %% ../nbs/library/13_samplers.ipynb #dffa856d
-def propagate(
-    denoiser: Callable,  # posterior mean, affine in z: a `Gaussian` oracle
-    maps: Tensor | Callable,  # time maps, as for `sample`
-    shape: tuple | None = None,  # of one image, (1, C, H, W); taken from `x` where that is given
-    x: Tensor | None = None,  # data of the pixels that start below time 1, (1, C, H, W)
-    label: Tensor | None = None,  # not looked at by a Gaussian oracle
-    generator: Generators = None,  # not used: nothing is drawn
-    step: Callable = ddim_step,  # how to move
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
-    x_cov: Tensor
-    | None = None,  # covariance of `x`, (D, D), where `x` is the mean of random data; None for data that are given
-) -> tuple[Tensor, Tensor]:  # mean, (1, C, H, W), and covariance, (D, D)
-    """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
-
-    Raises `ValueError` for more than one image, and for what `sample` would refuse."""
-    shape = tuple(x.shape if shape is None else shape)
-    if shape[0] != 1:
-        raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
-    plan, i = _planned(maps, shape), 0
-    t, _ = plan(0, None, None)
-    with _Impulses(1):
-        mean = _first(x, t, shape, None, schedule)  # no noise: the mean
-    alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in (*schedule(t),))
-    pure = (t == 1).expand_as(mean).flatten()
-    cov = torch.diag(sigma.masked_fill(pure, 1) ** 2)
-    if x_cov is not None:
-        cov = cov + alpha.masked_fill(pure, 0)[:, None] * x_cov * alpha.masked_fill(pure, 0)
-    while (point := plan(i + 1, mean, None)) is not None:
-        s, _ = point
-        if not torch.equal(s, t):
-            mean, F, G = _respond(step, denoiser, mean, t, s, label, schedule)
-            cov = F.mT @ cov @ F + G.mT @ G
-        t, i = s, i + 1
-    return mean, cov
-
 # %% ../nbs/library/13_samplers.ipynb #26a5ce1f
 class CountCalls:
     "A denoiser that counts: `.calls` is how often it was asked, `.images` about how many images in all."
@@ -473,126 +400,3 @@ class CountCalls:
 
     def restrict(self, rows: Tensor) -> Callable:
         return partial(self._ask, restrict(self.denoiser, rows))
-
-# %% ../nbs/library/13_samplers.ipynb #61035e6d
-def one_clock(
-    t: Tensor,  # times or noise levels, (B, 1, H, W) or (B, 1, 1, 1)
-) -> Tensor:  # one per image, (B,)
-    """The time of each image, for networks that have one clock.
-
-    Raises `ValueError` where an image has more than one time."""
-    flat = t.flatten(1)
-    if bool((flat != flat[:, :1]).any()):
-        raise ValueError(
-            "t must be one time per image for a network with one clock, got a map of different times"
-        )
-    return flat[:, 0]
-
-# %% ../nbs/library/13_samplers.ipynb #c6cf9a39
-def from_sigma(
-    net: Callable,  # clean image from data plus noise, `net(y, sigma, label)`; sigma comes as (B, 1, H, W) or (B, 1, 1, 1)
-    schedule: Callable = rectified_flow,  # of the sampler: maps t to (alpha, sigma)
-    largest: float = 80.0,  # noise level that stands for pure noise; EDM's networks were trained up to about 80
-) -> Callable:  # posterior mean, `denoiser(z, t, label)`
-    """A variance-exploding network as a denoiser: $\\hat{\\mathbf x}(\\mathbf z,t)=D(\\mathbf z/\\alpha_t,\\ \\sigma_t/\\alpha_t)$ (Karras et al., 2022).
-
-    Raises `ValueError` unless `largest` is positive."""
-    if not largest > 0:
-        raise ValueError(f"largest must be a positive noise level, got {largest:g}")
-
-    def denoiser(z, t, label=None):
-        alpha, sigma = schedule(
-            t.to(z.dtype)
-            .reshape((1,) * (z.ndim - t.ndim) + t.shape)
-            .expand(len(z), *t.shape[t.ndim - z.ndim + 1 :])
-        )
-        scale = torch.maximum(alpha, sigma / largest)
-        return net(z / scale, sigma / scale, label)
-
-    return denoiser
-
-# %% ../nbs/library/13_samplers.ipynb #23cf4cd4
-def window_starts(
-    length: int,  # pixels of the image along one side
-    size: int,  # pixels of a window
-    stride: int,  # largest step from one window to the next
-) -> Tensor:  # first pixel of each window, (windows,)
-    "Evenly spread windows: the first begins the side, the last ends it, neighbours are at most `stride` apart."
-    return torch.linspace(0, length - size, -(-(length - size) // stride) + 1).round().long()
-
-# %% ../nbs/library/13_samplers.ipynb #a7c06beb
-class Windowed:
-    """A denoiser for one size, made to answer for larger images by windows that overlap (@eq-windows).
-
-    Raises `ValueError` for a stride that leaves gaps, and for images smaller than a window."""
-
-    def __init__(
-        self,
-        denoiser: Callable,  # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
-        size: int,  # side of a window, in pixels
-        stride: int | None = None,  # largest step between windows, half a window if not given
-        batch: int = 256,  # windows in one call
-    ):
-        self.denoiser, self.size, self.stride, self.batch = (
-            denoiser,
-            size,
-            max(1, size // 2) if stride is None else stride,
-            batch,
-        )
-        if not 1 <= self.stride <= size:
-            raise ValueError(f"stride must be from 1 to the size of a window, {size}, got {stride}")
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-
-    def _places(self, height, width, device):
-        "Rows and columns of every window, (R, size) and (S, size), and the weight of a window, (size, size)."
-        if min(height, width) < self.size:
-            raise ValueError(
-                f"z must be at least {self.size} x {self.size}, the size of a window, got {height} x {width}"
-            )
-        rows, columns = (
-            window_starts(side, self.size, self.stride)[:, None] + torch.arange(self.size)
-            for side in (height, width)
-        )
-        tent = torch.minimum(torch.arange(1, self.size + 1), torch.arange(self.size, 0, -1)).float()
-        return rows.to(device), columns.to(device), (tent[:, None] * tent).to(device)
-
-    def _ask(self, z, t, label):
-        "The denoiser's answer for windows, (n, C, size, size), some at a time; a window without noise is its own answer."
-        x0, busy = z.clone(), (t > 0).flatten(1).any(1).nonzero()[:, 0]
-        for some in busy.split(self.batch):
-            x0[some] = self.denoiser(z[some], t[some], None if label is None else label[some]).to(
-                z.dtype
-            )
-        return x0
-
-    def __call__(
-        self,
-        z: Tensor,  # noisy data, (B, C, H, W), at least a window large
-        t: Tensor,  # times, broadcastable to `z`
-        label: Tensor | None = None,  # classes, (B,)
-    ) -> Tensor:  # posterior mean, of the shape of `z`
-        b, _, height, width = z.shape
-        rows, columns, weight = self._places(height, width, z.device)
-        count = len(rows) * len(columns)
-        cut = lambda v: (
-            v[..., rows[:, None, :, None], columns[None, :, None, :]]
-            .permute(0, 2, 3, 1, 4, 5)
-            .flatten(0, 2)
-        )  # (B R S, ·, size, size)
-        field = t.to(z).reshape((1,) * (4 - t.ndim) + t.shape)
-        one = field.shape[-2:] == (1, 1)  # one time rules an image
-        times = (
-            field.expand(b, -1, -1, -1).repeat_interleave(count, 0)
-            if one
-            else cut(field.expand(b, -1, height, width))
-        )
-        x0 = self._ask(cut(z), times, None if label is None else label.repeat_interleave(count))
-        parts = (
-            (x0 * weight).unflatten(0, (b, len(rows), len(columns))).permute(0, 3, 1, 2, 4, 5)
-        )  # (B, C, R, S, size, size)
-        places = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
-        page = parts.new_zeros(2, b, z.shape[1], height * width)
-        page[0].index_add_(2, places, parts.flatten(2))
-        page[1].index_add_(2, places, weight.to(parts).expand_as(parts).flatten(2))
-        return (page[0] / page[1]).unflatten(2, (height, width))

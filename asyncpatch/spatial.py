@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['time_grid', 'synchronous', 'partial_start', 'hold', 'inpainting', 'outpainting', 'raster', 'random_order', 'spiral',
-           'by_map', 'autoregressive', 'validate']
+           'by_map', 'autoregressive', 'check_maps']
 
 # %% ../nbs/library/12_spatial.ipynb #a8a50295
 import math
@@ -200,7 +200,7 @@ def autoregressive(
     return (begin + 1 - v.view(-1, 1, 1, 1, 1)).clamp(0, 1).float()
 
 # %% ../nbs/library/12_spatial.ipynb #a19f610d
-def validate(
+def check_maps(
     schedule: Tensor,  # time maps, (points, B or 1, 1, H or 1, W or 1)
     shape: tuple[int, ...],  # shape of the data, (B, C, H, W)
 ) -> Tensor:  # `schedule`, unchanged

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .guidance import InputGuidance
 from .inpainting import native
-from .samplers import Windowed
+from .windows import Windowed
 
 # %% ../nbs/library/23_texture.ipynb #304d4b98
 def copied(

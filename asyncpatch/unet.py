@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'FiLM', 'ResidualBlock', 'rotate', 'Attention',
-           'Embedding', 'keep_freed_memory', 'UNet', 'count_parameters']
+           'Embedding', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
-import ctypes
 import math
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .timesteps import TimeTable, flat_rows
+from .tables import TimeTable, flat_rows
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(
@@ -308,14 +306,6 @@ def _run(level, h, times, skips=None):
         left.append(h)
     return h, left
 
-# %% ../nbs/library/15_unet.ipynb #de92c732
-def keep_freed_memory():
-    "Have the C library (glibc) keep freed blocks for the next step: given back to the kernel, each of their pages costs a fault when it is used again."
-    if not sys.platform.startswith('linux') or not hasattr(library := ctypes.CDLL(None), 'mallopt'):
-        return
-    for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-2, 1 << 26)):
-        library.mallopt(parameter, value)  # mmap threshold, trim threshold, top pad
-
 # %% ../nbs/library/15_unet.ipynb #c63a77e2
 class UNet(nn.Module):
     """A residual UNet over a map of times: `net(z, t, label, condition)` is the prediction, of the size of `z` (paper, App. E, Table 6).
@@ -407,7 +397,6 @@ class UNet(nn.Module):
         )
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
-        keep_freed_memory()
 
     @property
     def halvings(self) -> int:

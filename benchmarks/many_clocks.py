@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from asyncpatch import spatial
 from asyncpatch.denoisers import Denoiser
+from asyncpatch.laws import asyncpatch, synchronous, td_paint
 from asyncpatch.samplers import sample
-from asyncpatch.timesteps import asyncpatch, distinct_times, synchronous, tabulated, td_paint
+from asyncpatch.tables import distinct_times, tabulated
 from asyncpatch.unet import PAPER_UNETS, Embedding, FiLM, UNet, count_parameters
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from asyncpatch.timesteps import LAWS
+from asyncpatch.laws import LAWS
 
 SHAPE = (512, 64, 64)
 

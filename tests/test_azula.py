@@ -13,7 +13,8 @@ from azula.sample import DDIMSampler
 
 from asyncpatch.inpainting import repaint_step
 from asyncpatch.joint import smooth_gaussian, toy_gaussian
-from asyncpatch.samplers import ddim_step, noise_ratio, propagate
+from asyncpatch.moments import propagate
+from asyncpatch.samplers import ddim_step, noise_ratio
 from asyncpatch.spatial import time_grid
 
 

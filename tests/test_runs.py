@@ -63,7 +63,7 @@ def trained(folder):
 
 def test_two_processes_train_the_same_network_as_one(tmp_path):
     from asyncpatch.data import digits
-    from asyncpatch.timesteps import asyncpatch
+    from asyncpatch.laws import asyncpatch
 
     settings = dict(
         net=dict(base=8, classes=10),
@@ -168,7 +168,7 @@ def test_a_tpu_of_torchtpu_is_made_known_to_accelerate(monkeypatch):
 
 XLA = """
 from asyncpatch.data import digits
-from asyncpatch.timesteps import asyncpatch
+from asyncpatch.laws import asyncpatch
 from asyncpatch.training import train
 from asyncpatch.runs import send
 from functools import partial
@@ -185,7 +185,7 @@ if __name__ == '__main__':
 )
 def test_xla_on_a_cpu_trains_to_the_same_network(tmp_path):
     from asyncpatch.data import digits
-    from asyncpatch.timesteps import asyncpatch
+    from asyncpatch.laws import asyncpatch
 
     python = os.environ.get('ASYNCPATCH_XLA_PYTHON', sys.executable)
     (tmp_path / 'job.py').write_text(XLA)

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from asyncpatch import spatial
-from asyncpatch.conventions import generators
+from asyncpatch.adapters import from_sigma, one_clock
 from asyncpatch.denoisers import Denoiser
 from asyncpatch.guidance import ClassGuidance, ConditionGuidance, InputGuidance
 from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
@@ -18,13 +18,11 @@ from asyncpatch.samplers import (
     ddim_step,
     ddim_update,
     euler_step,
-    from_sigma,
     heun_step,
-    one_clock,
     sample,
 )
 from asyncpatch.schedules import cosine, linear_beta, rectified_flow
-from asyncpatch.timesteps import plan_tables
+from asyncpatch.tables import plan_tables
 from asyncpatch.unet import UNet
 
 STEPS = {'ddim': ddim_step, 'ancestral': ancestral_step, 'euler': euler_step, 'heun': heun_step}

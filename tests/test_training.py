@@ -15,8 +15,8 @@ from PIL import Image
 
 from asyncpatch.data import batch_indices, digits, to_uint8
 from asyncpatch.folders import image_folder
+from asyncpatch.laws import asyncpatch
 from asyncpatch.run_folders import read_log
-from asyncpatch.timesteps import asyncpatch
 from asyncpatch.training import train
 from asyncpatch.weights import fingerprint, load, load_tensors, save_tensors
 
@@ -25,7 +25,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from asyncpatch.data import digits
-from asyncpatch.timesteps import asyncpatch
+from asyncpatch.laws import asyncpatch
 from asyncpatch.training import train
 train(sys.argv[1], dict(base=4, classes=10, dropout=.1), digits().train, asyncpatch, steps=120, batch=16, warmup=10, checkpoint_every=7, progress=False)
 """
@@ -298,7 +298,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from asyncpatch.data import digits
-from asyncpatch.timesteps import asyncpatch
+from asyncpatch.laws import asyncpatch
 from asyncpatch.training import train
 train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=int(sys.argv[2]), batch=16, warmup=2, checkpoint_every=2, accumulate=int(sys.argv[3]), log_every=2, progress=False)
 """

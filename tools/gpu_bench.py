@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 import torch
 from leaves_series import clock, matmul_peak
 
+from asyncpatch.laws import asyncpatch, synchronous
 from asyncpatch.objectives import Velocity
 from asyncpatch.run_folders import environment
 from asyncpatch.runs import (
@@ -36,7 +37,7 @@ from asyncpatch.runs import (
     network_operations,
     save_product,
 )
-from asyncpatch.timesteps import asyncpatch, synchronous, tabulated
+from asyncpatch.tables import tabulated
 from asyncpatch.unet import UNet
 
 

@@ -35,6 +35,7 @@ from asyncpatch.denoisers import Denoiser
 from asyncpatch.elbo import dequantise, path_bound
 from asyncpatch.inpainting import METHODS
 from asyncpatch.joint import corrupt
+from asyncpatch.laws import LAWS
 from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS
 from asyncpatch.metrics import (
@@ -50,7 +51,6 @@ from asyncpatch.run_folders import read_log
 from asyncpatch.runs import AUTOENCODERS, CHIPS, RECIPES, _counted, _model_folder, parsed, price
 from asyncpatch.samplers import sample
 from asyncpatch.spatial import synchronous as together
-from asyncpatch.timesteps import LAWS
 from asyncpatch.unet import count_parameters
 from asyncpatch.weights import SHIPPED, card, load, save, write_atomically
 

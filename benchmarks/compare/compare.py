@@ -25,7 +25,7 @@ from torch import nn
 from asyncpatch.conventions import randn
 from asyncpatch.inpainting import _clock, ddrm_step, repaint, repaint_step
 from asyncpatch.joint import Gaussian, smooth_gaussian, toy_gaussian
-from asyncpatch.samplers import propagate
+from asyncpatch.moments import propagate
 
 N, HERE = {'pair': 10_000, 'cloud': 2_000}, Path(__file__).parent
 

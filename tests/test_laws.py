@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from asyncpatch.conventions import generators
-from asyncpatch.timesteps import LAWS, T_MAX, T_MIN, asyncpatch_cells, look_up, split_mean
+from asyncpatch.laws import LAWS, T_MAX, T_MIN, asyncpatch_cells, look_up, split_mean
 
 HEIGHT, WIDTH, SIDES = 6, 10, (1, 2, 4, 8, 16)
 
