@@ -42,6 +42,7 @@ from asyncpatch.run_folders import (
     require_same_source,
     write_checkpoint,
 )
+from .tables import keep_freed_memory
 from .unet import UNet
 from .weights import card, kind_of, load, save, unwrapped
 
@@ -335,6 +336,8 @@ def _write_result(run, objective, images, kind, seen):
     header |= {k: v for k, v in facts.items() if k != 'autoencoder'}
     header |= dict(steps=state.step, seconds=round(state.seconds, 3), images=len(images))
     header |= dict(credit=getattr(images, 'credit', None), source=run.source)
+    if names := getattr(images, 'classes', None):
+        header['class_names'] = list(names)
     if unreadable := getattr(images, 'unreadable', None):
         header['unreadable'] = len(unreadable)
     if state.ends:
@@ -417,6 +420,7 @@ def fit(
     `FloatingPointError` when the loss is not a number, `TimeoutError` when the minutes are over,
     `OSError` when the folder cannot be written: what was saved before is kept."""
     folder = Path(folder)
+    keep_freed_memory()
     with torch.device('meta'):
         plan = network()
     kind = kind or kind_of(plan)

@@ -57,6 +57,8 @@ def _open(path):
     except (SafetensorError, ValueError, RecursionError) as e:
         raise ValueError(f"{path} is damaged or no safetensors file ({e})") from e
     except RuntimeError as e:
+        if Path(path).is_file():
+            raise ValueError(f"{path} cannot be read ({e})") from e
         raise FileNotFoundError(f"no weights at {path} ({e})") from e  # moved away in this instant
     if not isinstance(about, dict):
         raise ValueError(
