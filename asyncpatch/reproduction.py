@@ -24,7 +24,9 @@ def product_names(
     notebook: Path,  # a result notebook
 ) -> list[str]:  # names of the products that it makes
     "Which figures and tables a notebook declares."
-    return re.findall(r"Product\(\s*'([\w-]+)'", notebook.read_text(encoding='utf-8'))
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    code = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
+    return re.findall(r"Product\(\s*'([\w-]+)'", code)
 
 
 def result_notebooks(
