@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from inspect import signature
 
 from .conventions import check_count, require
-from .inpainting import METHODS, repaint_schedule
+from .inpainting import repaint_schedule
+from .methods import METHODS
 
 # %% ../nbs/library/245_budgets.ipynb #77c4fb35
 @dataclass

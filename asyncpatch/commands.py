@@ -27,9 +27,9 @@ from .conversion import from_pil
 from .data import digits, grid
 from .denoisers import fact
 from .dispatch import PLACES, send
-from .inpainting import METHODS
 from .laws import LAWS
 from .masks import FAMILIES
+from .methods import METHODS
 from asyncpatch.pictures import (
     UNREADABLE,
     Mask,
