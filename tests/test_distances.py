@@ -79,7 +79,9 @@ def test_psnr_of_random_images_agrees_with_torchmetrics():
     x, y = (torch.rand(5, 3, 20, 31, generator=seeded(s)).double() * 2 - 1 for s in (3, 4))
     options = dict(data_range=2.0, reduction='none', dim=(1, 2, 3))
     expected = functional.peak_signal_noise_ratio(x, y, **options)
-    torch.testing.assert_close(distances.psnr(x, y), expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        distances.psnr(x, y), expected, rtol=1e-6, atol=0
+    )  # theirs is single
     assert not torch.allclose(distances.psnr(x, y), expected + 0.01)
 
 
