@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Generators', 'Seeds', 'Labels', 'TimeMaps', 'NoiseSchedule', 'Network', 'DenoiserLike', 'TimeLaw', 'Step', 'require',
            'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
-           'check_range', 'check_known', 'as_labels', 'generators', 'as_generators', 'randn', 'rand']
+           'check_range', 'check_known', 'as_labels', 'extra', 'generators', 'as_generators', 'randn', 'rand']
 
 # %% ../nbs/theory/000_conventions.ipynb #adee1792
 import math
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 # %% ../nbs/theory/000_conventions.ipynb #9a58d7f8
 class NoiseSchedule(Protocol):
-    "Share of signal and standard deviation of noise, $t\\mapsto(\\alpha_t,\\sigma_t)$, elementwise."
+    "Share of signal and standard deviation of noise, $t\\mapsto(\\alpha_t,\\sigma_t)$."
 
     def __call__(self, t: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
@@ -193,10 +194,9 @@ def check_range(
     hint = f' (from [0, 255]: {name} / 127.5 - 1)' if low >= 0 else ''
     require(-2 <= low and high <= 2, name, f'hold pictures in [-1, 1]{hint}', found)
     if 0 <= low < high <= 1:
-        remedy = f"if they were made for [0, 1], use 2 * {name} - 1"
-        warnings.warn(
-            f"{name} should hold pictures in [-1, 1], got {found}; {remedy}", stacklevel=3
-        )
+        remedy = f'if they were made for [0, 1], use 2 * {name} - 1'
+        warning = f'{name} should hold pictures in [-1, 1], got {found}; {remedy}'
+        warnings.warn(warning, stacklevel=3)
     return x
 
 # %% ../nbs/theory/000_conventions.ipynb #88e98813
@@ -265,6 +265,24 @@ def as_labels(
         require(inside, 'label', wanted, low if low < -1 else high)
     return None if classes == 0 else label.expand(count)
 
+# %% ../nbs/theory/000_conventions.ipynb #cdfd9ae7
+@contextmanager
+def extra(
+    name: str,  # of the extra that holds the packages imported inside, such as "metrics"
+):
+    """Import optional packages: `with extra('metrics'): import lpips`.
+
+    Raises `ModuleNotFoundError` naming the package and the extra where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or '').split('.')[0]
+        if package in ('', 'asyncpatch'):
+            raise
+        remedy = f"pip install 'asyncpatch[{name}]'"
+        message = f'this needs {package}, which is not installed: {remedy}'
+        raise ModuleNotFoundError(message, name=error.name) from error
+
 # %% ../nbs/theory/000_conventions.ipynb #e5034454
 def generators(
     seeds: Sequence[int],  # one seed per sample
@@ -288,9 +306,8 @@ def as_generators(
         first = operator.index(seeds)
         return generators(range(first, first + count), device)
     listed = isinstance(seeds, Sequence) and not isinstance(seeds, str)
-    require(
-        listed, 'generator', 'be a generator, a seed or a list of them', _kind(seeds), TypeError
-    )
+    wanted = 'be a generator, a seed or a list of them'
+    require(listed, 'generator', wanted, _kind(seeds), TypeError)
     _check_streams(seeds, count)
     made = [isinstance(seed, torch.Generator) for seed in seeds]
     return seeds if all(made) else generators([operator.index(seed) for seed in seeds], device)

@@ -9,6 +9,7 @@ __all__ = ['FACTS', 'fact', 'same_schedule', 'schedule_of', 'Denoiser', 'restric
 # %% ../nbs/theory/001_denoisers.ipynb #31c3a20a
 import copy
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
@@ -76,10 +77,8 @@ def schedule_of(
         return rectified_flow if given is None else given
     if given is None or same_schedule(own, given):
         return own
-    names = [getattr(s, '__name__', repr(s)) for s in (own, given)]
-    raise ValueError(
-        f"schedule must be the denoiser's own, {names[0]}, or left out, got {names[1]}"
-    )
+    own, given = (getattr(s, '__name__', repr(s)) for s in (own, given))
+    raise ValueError(f"schedule must be the denoiser's own, {own}, or left out, got {given}")
 
 # %% ../nbs/theory/001_denoisers.ipynb #b03a2605
 def _parameter(net):
@@ -95,9 +94,9 @@ def _sides(size):
 
 # %% ../nbs/theory/001_denoisers.ipynb #d7789e6d
 class Denoiser:
-    """A network as a posterior mean: `denoiser(z, t, label)` is $\\hat{\\mathbf x}$; gradients pass.
+    """A network as a posterior mean: `denoiser(z, t, label)` is $\\hat{\\mathbf x}$.
 
-    Raises `ValueError` for an unknown `prediction`, and when called for labels that do not fit."""
+    Gradients pass. Raises `ValueError` for an unknown `prediction`, and when called for labels that do not fit."""
 
     def __init__(
         self,
@@ -140,7 +139,7 @@ class Denoiser:
         z: Tensor,  # noisy data, (B, C, H, W)
         t: Tensor,  # times in [0, 1], broadcastable to `z`
         label: Labels = None,  # class of each image, (B,), or one for all; -1 or None for no class
-        table=None,  # the same times as a `TimeTable`, for the network; where `halvings` is a number
+        table=None,  # the same times as a `TimeTable`, where `halvings` is a number
         **given: Tensor,  # what else the network takes, such as `condition`
     ) -> Tensor:  # posterior mean of the clean data, of the shape and dtype of `z`
         precise = torch.promote_types(z.dtype, torch.float32)
@@ -199,13 +198,12 @@ class Denoiser:
                 f"schedule must be one of {', '.join(SCHEDULES)} to be saved, got {self.schedule!r}"
             )
         header = getattr(self, 'about', {})
-        known = {
-            name: getattr(self, name) for name in ('prediction', 'channels', 'size', 'classes')
-        }
+        facts = ('prediction', 'channels', 'size', 'classes')
+        known = {name: getattr(self, name) for name in facts}
         known.update(schedule=self.schedule.__name__, value_range=self.value_range)
         if self.data is not None:
             known['data'] = self.data
-        if isinstance(self.autoencoder, str):
+        if self.autoencoder is not None:
             known['autoencoder'] = self.autoencoder
         words = {k: v for k, v in {**header, **known, **about}.items() if k not in ('kind', 'net')}
         # `weights` stands later in the book; a file is written by the page that reads it
@@ -327,8 +325,10 @@ class CountCalls(Wrapper):
     def __init__(
         self,
         denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
+        after: Callable[[int], object] | None = None,  # called after each call, with their number
     ):
         super().__init__(denoiser)
+        self.after = after
         self.calls, self.images, self.gradients = 0, 0, 0
         self.began = time.perf_counter()
 
@@ -350,6 +350,8 @@ class CountCalls(Wrapper):
         answer = denoiser(z, t, label, *table, **given)
         if answer.requires_grad:
             answer.register_hook(self._count_gradient)
+        if self.after is not None:
+            self.after(self.calls)
         return answer
 
     def _count_gradient(self, gradient):

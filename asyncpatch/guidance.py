@@ -14,9 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .conventions import Generators, randn
+from .conventions import Generators, rand, randn
 from .denoisers import Denoiser
-from .masks import rand
 from .samplers import _rows, forward_jump, restrict
 from .schedules import rectified_flow
 

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .conventions import Generators, randn
+from .conventions import Generators, check_known, randn
 from .denoisers import Denoiser
 from .joint import Gaussian, GaussianMixture, corrupt, toy_gaussian, toy_mixture
-from .masks import check_known, latent_known
+from .masks import latent_known
 from .moments import propagate
 from .samplers import ancestral_step, ddim_step, ddim_update, forward_jump, sample
 from .schedules import rectified_flow

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['CANVAS', 'WIDE', 'MEDIUM', 'THIN', 'MASKS', 'REPAINT', 'FAMILIES', 'boxes', 'brush_radius', 'capsules', 'reduce_hole',
-           'rand', 'perlin_noise', 'perlin_mask', 'square', 'extrema', 'thin', 'wide', 'medium', 'smooth', 'half',
-           'expand', 'alternate_lines', 'super_resolve', 'check_known', 'latent_known']
+           'perlin_noise', 'perlin_mask', 'square', 'extrema', 'thin', 'wide', 'medium', 'smooth', 'half', 'expand',
+           'alternate_lines', 'super_resolve', 'latent_known']
 
 # %% ../nbs/library/10_masks.ipynb #311a19d5
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
-from .conventions import Generators
+from .conventions import Generators, check_share, rand, require
 
 # %% ../nbs/library/10_masks.ipynb #657f609d
 CANVAS = 256
@@ -150,23 +149,6 @@ def _wide_hole(n, height, width, generator):
 
 def _medium_hole(n, height, width, generator):
     return _mixed_hole(n, height, width, generator, MEDIUM, most=5, sides=(10, 50), margin=0)
-
-# %% ../nbs/library/10_masks.ipynb #84199fba
-def rand(
-    shape: Sequence[int],  # (n, …)
-    generator: Generators = None,  # one for the batch, or a list of n, one per image
-    device: str | torch.device = 'cpu',  # where to put the numbers
-) -> Tensor:  # uniform numbers in [0, 1), float32, of the shape asked for
-    """Uniform numbers, drawn per image where there is a generator per image.
-
-    Raises `ValueError` when the number of generators is not the number of images."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return torch.rand(shape, generator=generator, device=device)
-    if len(generator) != shape[0]:
-        raise ValueError(
-            f"generator must be one, or one per image: got {len(generator)} for {shape[0]} images"
-        )
-    return torch.stack([torch.rand(shape[1:], generator=g, device=device) for g in generator])
 
 # %% ../nbs/library/10_masks.ipynb #bf341652
 def perlin_noise(
@@ -371,34 +353,6 @@ FAMILIES = MASKS | dict(
     alternate_lines=alternate_lines,
     super_resolve=super_resolve,
 )
-
-# %% ../nbs/library/10_masks.ipynb #56ed4594
-def check_known(
-    known: Tensor,  # what should be True where a pixel is known, bool, (B or 1, 1, H, W)
-    x: Tensor,  # the images that it should fit, (B, C, H, W)
-    both: bool = True,  # demand a known and a missing pixel in every mask
-) -> Tensor:  # `known` itself
-    """Pass on a mask that fits its images.
-
-    Raises `TypeError` for a mask that is not boolean, and `ValueError` for one of another shape or, with `both`, one that is all known or all missing."""
-    if not isinstance(known, Tensor) or known.dtype != torch.bool:
-        raise TypeError(
-            f"known must be a boolean tensor (True where a pixel is known), got {known.dtype if isinstance(known, Tensor) else type(known).__name__}"
-        )
-    b, _, h, w = x.shape
-    if known.ndim != 4 or known.shape[0] not in (1, b) or known.shape[1:] != (1, h, w):
-        raise ValueError(
-            f"known must have shape ({b} or 1, 1, {h}, {w}) for images of shape {tuple(x.shape)}, got {tuple(known.shape)}"
-        )
-    for what, useless in (
-        ('missing', known.flatten(1).all(1)),
-        ('known', ~known.flatten(1).any(1)),
-    ):
-        if both and useless.any():
-            raise ValueError(
-                f"known must leave a {what} pixel in every mask, got {int(useless.sum())} of {len(known)} without"
-            )
-    return known
 
 # %% ../nbs/library/10_masks.ipynb #c4bd30e5
 def latent_known(

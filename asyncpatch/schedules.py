@@ -144,7 +144,9 @@ def elbo_weight(
     schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
     prediction: str = 'v',  # the error is measured in: x0, eps, v or score
 ) -> Tensor:  # weight of the squared error in nats per unit of time, of the shape of `t`
-    """The one-dimensional ELBO weight $\\lambda(t)$ of a squared error (@eq-weight; Kingma et al., 2021).
+    """The one-dimensional ELBO weight $\\lambda(t)$ of a squared error (@eq-weight).
+
+    Source: Kingma et al. (2021).
 
     Raises `ValueError` for an unknown `prediction`."""
     check_prediction(prediction)

@@ -14,7 +14,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchvision.models import alexnet
 
 from asyncpatch import metrics
-from asyncpatch.masks import FAMILIES, MASKS, REPAINT, check_known, latent_known
+from asyncpatch.conventions import check_known
+from asyncpatch.masks import FAMILIES, MASKS, REPAINT, latent_known
 
 
 def seeded(seed):
