@@ -224,7 +224,7 @@ def ask_by_table(
     """What the network says, to rounding, at the price of the table's length.
 
     Raises `ValueError` for a table of another shape, and for what the network refuses."""
-    net.check_images(z, label, condition)
+    net.check_input(z, label, condition)
     wanted = f'be a table (B, K) with index (B, 1, H, W) for data of shape {tuple(z.shape)}'
     fits = table.index.shape == (len(z), 1, *z.shape[-2:]) and table.values.ndim == 2
     fits = fits and len(table.values) == len(z)
