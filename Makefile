@@ -14,7 +14,7 @@ export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce full test compare export clean-notebooks notebooks docs readme clean
+.PHONY: help setup reproduce full queue ship test compare export clean-notebooks notebooks docs readme clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ reproduce: setup ## the main job: figures and tables into figures/, then the sit
 
 full: setup ## the full records behind the products that ship (two hours on two cores)
 	$(BIN)/asyncpatch reproduce --scale $(SCALE) --full
+
+queue: setup ## train and measure what tools/queue.json lists, one job after the other; goes on where it was
+	$(BIN)/python tools/run_queue.py
+
+ship: setup ## finished models of tools/ships.json into the package, each with its card
+	$(BIN)/python tools/ship.py
 
 test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_exported.py

@@ -142,7 +142,7 @@ def reproduce(
     from_scratch: bool = False,  # train every model here, also those that ship
 ) -> int:  # exit status
     "Execute the result notebooks of a checkout at a scale and say what they made."
-    from asyncpatch.runs import checkout, runs_folder, say
+    from asyncpatch.records import checkout, notify, runs_folder
 
     one_of('--scale', scale, list(MADE_AT))
     root = checkout()
@@ -160,14 +160,14 @@ def reproduce(
     if scale == 'smoke':
         os.environ.setdefault('IN_TEST', '1')
     if full:
-        say(
+        notify(
             "The full records take about two hours on two CPU cores; stop at any time, the same command continues."
         )
     for i, path in enumerate(notebooks):
         began = time.monotonic()
-        say(f"[{i + 1}/{len(notebooks)}] {path.stem}: {', '.join(product_names(path))}")
+        notify(f"[{i + 1}/{len(notebooks)}] {path.stem}: {', '.join(product_names(path))}")
         _execute(path, runs_folder(scale) / 'notebooks' / path.relative_to(root / 'nbs'))
-        say(f"[{i + 1}/{len(notebooks)}] {path.stem}: done in {time.monotonic() - began:.0f} s")
+        notify(f"[{i + 1}/{len(notebooks)}] {path.stem}: done in {time.monotonic() - began:.0f} s")
     return _summary(scale, part, [n for path in notebooks for n in product_names(path)])
 
 # %% ../nbs/library/25_cli.ipynb #a497d477
@@ -175,7 +175,7 @@ def _summary(scale, part, names):
     "Print where every product is, and whether it agrees with the record that ships."
     import json
 
-    from asyncpatch.runs import products_folder, runs_folder
+    from asyncpatch.records import products_folder, runs_folder
 
     if scale == 'smoke':
         print(f"smoke: {', '.join(names)} were made and thrown away; their numbers mean nothing")
@@ -213,7 +213,9 @@ def train_command(
     "`asyncpatch train`: a model of a scale by its name, or one of the paper's own runs by its configuration; here or elsewhere; or continue to."
     from functools import partial
 
-    from asyncpatch.runs import PLACES, RECIPES, configured, parsed, send, train_configured
+    from asyncpatch.configurations import read_configuration, train_configuration
+    from asyncpatch.dispatch import PLACES, send
+    from asyncpatch.recipes import RECIPES, parse_model_name
 
     one_of('--where', args.where, list(PLACES))
     options = {k: getattr(args, k) for k in ('steps', 'minutes') if getattr(args, k) is not None}
@@ -223,10 +225,11 @@ def train_command(
                 "--images must name the folder with your copy of the data when --config is given"
             )
         folder = Path(
-            args.out or f'runs/{configured(args.config).name}-{args.law or "own"}-{args.seed}'
+            args.out
+            or f'runs/{read_configuration(args.config).name}-{args.law or "own"}-{args.seed}'
         )
         work = partial(
-            train_configured,
+            train_configuration,
             args.config,
             args.images,
             law=args.law,
@@ -240,7 +243,7 @@ def train_command(
         one_of('--scale', args.scale, list(RECIPES))
         name = args.law or 'asyncpatch'
         try:
-            parsed(name)
+            parse_model_name(name)
         except ValueError as e:
             raise UsageError(str(e).replace('name must', '--law must', 1)) from e
         folder = Path(args.out or f'runs/{args.scale}/{name}-{args.seed}')
@@ -253,9 +256,9 @@ def train_command(
 
 def _train_by_name(scale, name, seed, folder, options):
     "A model of a scale, in a folder of the user's choice."
-    from asyncpatch.runs import learn
+    from asyncpatch.zoo import train_model
 
-    learn(folder, scale, name, seed, **options)
+    train_model(folder, scale, name, seed, **options)
 
 # %% ../nbs/library/25_cli.ipynb #ca05d047
 def _write(picture, path):
@@ -291,14 +294,15 @@ def _window(denoiser):
     "Side in pixels of the images that a model was trained on."
     import torch
 
-    from asyncpatch.runs import SOURCES, images_of
+    from asyncpatch.recipes import dataset
+    from asyncpatch.weights import SOURCES
 
     data = getattr(denoiser, 'about', {}).get('data')
     if data not in SOURCES:
         raise UsageError(
             f"--model must be a network for one of {', '.join(SOURCES)}; this one was trained on {data}"
         )
-    return images_of(data)[torch.arange(1)].x.shape[-1]
+    return dataset(data)[torch.arange(1)].x.shape[-1]
 
 
 def _load(name):

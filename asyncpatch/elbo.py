@@ -4,17 +4,27 @@
 
 # %% auto #0
 __all__ = ['prior_nats', 'reconstruction_nats', 'categorical_nats', 'Bound', 'path_bound', 'log_weights', 'stratified',
-           'path_times', 'nll_bound', 'Estimate', 'bits_per_dimension', 'dequantise']
+           'TimeRule', 'path_times', 'nll_bound', 'Estimate', 'bits_per_dimension', 'dequantise']
 
 # %% ../nbs/theory/04_elbo.ipynb #0152c3e8
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .conventions import Generators, check_times
+from asyncpatch.conventions import (
+    DenoiserLike,
+    Generators,
+    Labels,
+    NoiseSchedule,
+    as_labels,
+    check_count,
+    check_images,
+    check_times,
+    require,
+)
+from .denoisers import fact, schedule_of
 from .density import log_flux
 from .joint import corrupt
 from .paths import hazards, log_environment, token_times
@@ -22,8 +32,7 @@ from .schedules import elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/04_elbo.ipynb #1ec2581f
 def _check_eps(eps):
-    if not 0 < eps < 0.5:
-        raise ValueError(f"eps must lie in (0, 1/2), got {eps!r}")
+    require(0 < eps < 0.5, 'eps', 'lie in (0, 1/2)', eps)
     return eps
 
 
@@ -34,7 +43,7 @@ def _end(schedule, time):
 def prior_nats(
     x: Tensor,  # clean data, (B, ...)
     eps: float = 1e-3,  # the path ends at 1 - eps
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
 ) -> Tensor:  # nats per sample, (B,)
     """$\\mathrm{KL}(q(\\mathbf z_{1-\\varepsilon}\\mid\\mathbf x)\\,\\|\\,\\mathcal N(0,I))$.
 
@@ -49,7 +58,7 @@ def prior_nats(
 def reconstruction_nats(
     x: Tensor,  # clean data with a density, (B, ...)
     eps: float = 1e-3,  # the path starts at eps
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
 ) -> Tensor:  # nats per sample, (B,); the same for all
     """$\\mathbb E[-\\log\\mathcal N(\\mathbf x;\\mathbf z/\\alpha,\\sigma^2/\\alpha^2)]$ at time eps.
 
@@ -66,7 +75,7 @@ def categorical_nats(
     levels: Tensor,  # the possible values of a pixel, (L,)
     eps: float = 1e-3,  # the path starts at eps
     generator: Generators = None,  # one for the batch, or one per sample
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
 ) -> Tensor:  # nats per sample, a one-sample estimate, (B,)
     """$-\\log p(\\mathbf x\\mid\\mathbf z_\\varepsilon)$ for discrete data.
 
@@ -100,19 +109,22 @@ class Bound(NamedTuple):
 # %% ../nbs/theory/04_elbo.ipynb #76709a39
 @torch.no_grad()
 def path_bound(
-    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
     x: Tensor,  # clean data, (B, C, H, W)
     path: Tensor,  # time maps of a run, from noise (1) to clean (0), (M + 1, B or 1, 1, H, W)
-    label: Tensor | None = None,  # class of each sample, (B,)
+    label: Labels = None,  # one class for all, one for each, or None
     eps: float = 1e-3,  # the path is squeezed into [eps, 1 - eps]
     generator: Generators = None,  # one for the batch, or one per sample
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule | None = None,  # the denoiser's own if not given
 ) -> Bound:  # in nats; one pass
     """The bound of the sampler that runs along `path`, exact for its M steps (@eq-elbo-path).
 
-    M calls. Raises `ValueError` for a path that does not fall from 1 to 0, and for `eps`
-    outside (0, 1/2)."""
+    M calls. Raises `ValueError` for a path that does not fall from 1 to 0, for `eps` outside
+    (0, 1/2), and for a schedule that is not the denoiser's."""
+    check_images(x)
     check_times(path, name='path')
+    schedule = schedule_of(denoiser, schedule)
+    label = as_labels(label, len(x), fact(denoiser, 'classes'), x.device)
     if len(path) < 2 or (path[0] < 1).any() or (path[-1] > 0).any() or (path.diff(dim=0) > 0).any():
         raise ValueError(
             f"path must fall from 1 to 0 everywhere, got one of {len(path)} maps "
@@ -149,7 +161,7 @@ def log_weights(
     h: Tensor,  # positive hazards of the token times, (..., N)
     shape: float | Tensor = 1.0,  # Gamma shape of the clock rates; 1 is the paper
     eps: float = 0.0,  # distance from the corners
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
     prediction: str = 'score',  # the error is measured in: x0, eps, v or score
 ) -> Tensor:  # log of the weights, (..., N), float64 whatever `h` is
     """Log of the ELBO weights, $\\lambda_i(\\mathbf t)=\\lambda(t_i)\\,v_i(\\mathbf t)$ (paper Eq. 48).
@@ -168,6 +180,14 @@ def stratified(
     device = generator.device if generator is not None else 'cpu'
     jitter = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
     return (torch.randperm(n, generator=generator, device=device) + jitter) / n
+
+# %% ../nbs/theory/04_elbo.ipynb #1d471e52
+class TimeRule(Protocol):
+    "Times of `n` draws and their weights in a bound, (n, tokens) each (@eq-elbo-rule)."
+
+    def __call__(
+        self, n: int, tokens: int, eps: float, generator: torch.Generator | None, /
+    ) -> tuple[Tensor, Tensor]: ...
 
 # %% ../nbs/theory/04_elbo.ipynb #b096460d
 def path_times(
@@ -219,10 +239,10 @@ def _to_pixels(values, size, patch):
 # %% ../nbs/theory/04_elbo.ipynb #5091f4f5
 @torch.no_grad()
 def nll_bound(
-    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
     x: Tensor,  # clean data, (B, C, H, W)
-    label: Tensor | None = None,  # class of each sample, (B,)
-    rule: Callable = path_times,  # draws times and weights: `rule(n, tokens, eps, generator)`
+    label: Labels = None,  # one class for all, one for each, or None
+    rule: TimeRule = path_times,  # draws times and their weights (@eq-elbo-rule)
     passes: int = 4,  # independent estimates per image, one call each
     patch: int = 1,  # side of the square tokens in pixels; the channels of a pixel share its clock
     eps: float = 1e-3,  # distance of the paths from the corners
@@ -230,24 +250,22 @@ def nll_bound(
     levels: Tensor | None = None,  # values of a pixel of discrete data, (L,); None for a density
     batch: int = 256,  # images per call
     generator: torch.Generator | None = None,  # of all draws, on the device of `x`
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
+    schedule: NoiseSchedule | None = None,  # the denoiser's own if not given
 ) -> Bound:  # nats per image, in three parts
     """An unbiased estimate of the bound @eq-elbo for any denoiser, `passes` calls per image.
 
-    Raises `TypeError` for data that are not floating point, and `ValueError` for data that are
-    not (B, C, H, W), a patch that does not divide them, `eps` outside (0, 1/2), a negative
-    reference, and fewer than one pass. `reference` is for a density; discrete data want 0."""
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
-    if x.ndim != 4:
-        raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}")
+    `reference` is for a density; discrete data want 0. Raises `TypeError` for data that are
+    not floating point, and `ValueError` for data that are not (B, C, H, W), a patch that does
+    not divide them, `eps` outside (0, 1/2), a negative reference, fewer than one pass, classes
+    that the denoiser does not have, and a schedule that is not the denoiser's."""
+    check_images(x)
     B, _, *size = x.shape
-    if patch < 1 or any(side % patch for side in size):
-        raise ValueError(f"patch must divide the sides {size[0]} and {size[1]}, got {patch}")
-    if passes < 1:
-        raise ValueError(f"passes must be at least 1, got {passes}")
-    if not 0 <= reference < math.inf:
-        raise ValueError(f"reference must be at least 0, got {reference!r}")
+    divides = patch >= 1 and not any(side % patch for side in size)
+    require(divides, 'patch', f'divide the sides {size[0]} and {size[1]}', patch)
+    check_count(passes=passes, batch=batch)
+    require(0 <= reference < math.inf, 'reference', 'be at least 0', reference)
+    schedule = schedule_of(denoiser, schedule)
+    label = as_labels(label, B, fact(denoiser, 'classes'), x.device)
     tokens, dims = size[0] * size[1] // patch**2, math.prod(x.shape[1:])
     diffusion = x.new_empty(passes, B)
     for row in diffusion if B else ():
@@ -280,8 +298,7 @@ def bits_per_dimension(
     """Nats per image to bits per dimension, $\\mathrm{nats}/(d\\log2)-\\log_2\\mathrm{spacing}$.
 
     Raises `ValueError` for a spacing that is not positive."""
-    if not spacing > 0:
-        raise ValueError(f"spacing must be positive, got {spacing!r}")
+    require(spacing > 0, 'spacing', 'be positive', spacing)
     scale = bound.dims * math.log(2)
 
     def standard_error(values):
@@ -303,8 +320,7 @@ def dequantise(
 
     Raises `ValueError` for a spacing that is not positive and for data between the levels: they
     were dequantised before, or have another spacing."""
-    if not spacing > 0:
-        raise ValueError(f"spacing must be positive, got {spacing!r}")
+    require(spacing > 0, 'spacing', 'be positive', spacing)
     apart = (x - x.flatten()[:1]) / spacing
     if x.numel() and not (off := (apart - apart.round()).abs().max().item()) < 1e-3:
         raise ValueError(

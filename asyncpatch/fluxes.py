@@ -8,13 +8,15 @@ __all__ = ['synchronous_times', 'ordered_times', 'family', 'contradiction', 'asy
 # %% ../nbs/theory/05_fluxes.ipynb #7ddd0927
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from .conventions import DenoiserLike
 from asyncpatch.elbo import (
     Estimate,
+    TimeRule,
     _check_eps,
     bits_per_dimension,
     nll_bound,
@@ -68,9 +70,9 @@ def ordered_times(
 
 # %% ../nbs/theory/05_fluxes.ipynb #57d8cbcd
 def family(
-    denoiser: Callable,  # posterior mean, `denoiser(z, t, label)`
+    denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
     x: Tensor,  # clean data, (B, C, H, W)
-    rules: Mapping[str, Callable],  # name and rule of each member
+    rules: Mapping[str, TimeRule],  # name and rule of each member
     spacing: float = 1.0,  # distance of grey levels, for dequantised data
     **options,  # further arguments of `nll_bound`
 ) -> dict[str, Estimate]:  # bits per dimension under each rule

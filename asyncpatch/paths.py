@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .conventions import check_times
+from .conventions import check_times, require
 
 # %% ../nbs/theory/02_paths.ipynb #651ade63
 def _check_positive(value, name):
@@ -30,8 +30,7 @@ def _check_positive(value, name):
 
 
 def _check_eps(eps):
-    if not 0 <= eps < 0.5:
-        raise ValueError(f"eps must lie in [0, 1/2), got {eps!r}")
+    require(0 <= eps < 0.5, 'eps', 'lie in [0, 1/2)', eps)
     return eps
 
 
@@ -136,8 +135,7 @@ def walk(
 
     Raises `ValueError` for rates that are not positive and for `K` below 1."""
     _check_positive(alpha, 'alpha')
-    if K < 1:
-        raise ValueError(f"K must be at least 1, got {K}")
+    require(K >= 1, 'K', 'be at least 1', K)
     clocks = torch.empty(*alpha.shape, K, dtype=torch.float64, device=alpha.device).exponential_(
         generator=generator
     )

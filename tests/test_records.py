@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyncpatch.cli import MADE_AT
-from asyncpatch.runs import SCALES, load_record
+from asyncpatch.records import SCALES, load_record
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / 'figures'

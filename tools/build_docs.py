@@ -225,7 +225,7 @@ def quarto_text(text, page, book, base, files):
     text = outside_code(
         text, lambda prose: LINK.sub(local, REFERENCE.sub(refer, later_as_words(prose, page, book)))
     )
-    return text.replace(f']({base}', f'](' + ('../' * (len(page.path.parts) - 1) or './'))
+    return text.replace(f']({base}', '](' + ('../' * (len(page.path.parts) - 1) or './'))
 
 
 def write_quarto_source(book, source, base):

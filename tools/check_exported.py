@@ -12,7 +12,6 @@ from pathlib import Path
 
 import build_readme
 from execnb.nbio import read_nb
-from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 

@@ -1,11 +1,13 @@
-"""The paper's 60M network in training at 64 x 64: images per second, and the share of this machine's matrix product.
+"""The paper's 60M network in training at 64 x 64: images per second, and the share of a matrix product.
 
-    python tools/gpu_bench.py                   on a GPU, some three minutes; writes figures/leaves/utilisation.json
-    python tools/gpu_bench.py --tiny --out DIR  tiny settings, for a CPU and the tests
+    python benchmarks/gpu.py                   on a GPU, some three minutes
+    python benchmarks/gpu.py --tiny --out DIR  tiny settings, for a CPU and the tests
 
-Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of the same batches; what the machine's
-matrix product reaches. The record is the product `utilisation` of compute and sizes (results/38), with more in it: `asyncpatch.runs.utilisation`
-reads it, and prices use it. So the 620M network is timed too, compiled, with many clocks.
+Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of the
+same batches; what the machine's matrix product reaches. Without `--out` it writes
+`figures/leaves/utilisation.json`, the product `utilisation` of compute and sizes (results/38) with
+more in it: `asyncpatch.compute.utilisation` reads it, and prices use it. So the 620M network is timed
+too, compiled, with many clocks.
 """
 
 import argparse
@@ -20,25 +22,40 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+sys.path[:0] = [str(ROOT)]
 
 import torch
-from leaves_series import clock, matmul_peak
 
+from asyncpatch.compute import CHIPS, network_operations
+from asyncpatch.configurations import read_configuration
 from asyncpatch.laws import asyncpatch, synchronous
 from asyncpatch.objectives import Velocity
+from asyncpatch.records import Record, Table, config_hash, save_product
 from asyncpatch.run_folders import environment
-from asyncpatch.runs import (
-    CHIPS,
-    Record,
-    Table,
-    config_hash,
-    configured,
-    network_operations,
-    save_product,
-)
 from asyncpatch.tables import tabulated
 from asyncpatch.unet import UNet
+
+
+def clock(device):
+    "The time when the device has done what it was given."
+    if device.type != 'cpu':
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def matmul_peak(device, side, repeats=5):
+    "Operations per second of a large product of random matrices; bf16 on a GPU."
+    dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+
+    def once():
+        began = clock(device)
+        for _ in range(3):
+            a @ b
+        return 3 * 2 * side**3 / (clock(device) - began)
+
+    once()
+    return statistics.median(once() for _ in range(repeats))
 
 
 def prepared(net, batch, size, law, compiled, device, precision):
@@ -85,7 +102,7 @@ def shipping_config():
     "The configuration of the product in results/38."
     return dict(
         networks={
-            name: dict(net=configured(file).settings['net'], size=64, batch=batch)
+            name: dict(net=read_configuration(file).settings['net'], size=64, batch=batch)
             for name, file, batch in [
                 ('620M', 'imagenet64-620m', 64),
                 ('60M', 'imagenet64-60m', 256),
