@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder
-from .budgets import Price, Setting, Watched, knobs, method_name, setting
+from .budgets import Price, Setting, knobs, method_name, setting
 from asyncpatch.conventions import (
     DenoiserLike,
     Generators,
@@ -40,8 +40,8 @@ from asyncpatch.conventions import (
 from .conversion import open_masks, open_pictures
 from .denoisers import CountCalls, fact, schedule_of
 from .folders import image_folder
-from .inpainting import METHODS, in_latents
 from .laws import LAWS
+from .methods import METHODS, in_latents
 from .samplers import ddim_step, heun_step
 from .samplers import sample as follow
 from .spatial import autoregressive, raster, spiral, synchronous
@@ -92,13 +92,14 @@ class _Meter:
     "Counts what a run costs: next to the network, and around the windows."
 
     def __init__(self, model, bar=None):
-        self.inner, self.bar, self.outer = CountCalls(model), bar, []
+        self.inner, self.outer = CountCalls(model), []
+        self.after = None if bar is None else lambda calls: bar.update()
         self.device = torch.device(fact(model, 'device', 'cpu'))
         self.began = perf_counter()
 
     def around(self, height, width):
         "The counted model for images of a size."
-        self.outer.append(Watched(_for_size(self.inner, height, width), self.bar))
+        self.outer.append(CountCalls(_for_size(self.inner, height, width), self.after))
         return self.outer[-1]
 
     def add_to(self, price, rows, used=None):
@@ -485,13 +486,12 @@ def _source(images, size, channels, mirror):
     if isinstance(images, (str, Path)):
         check_count(size=size)
         source = image_folder(images, size, channels=channels, mirror=mirror)
-        shelf = fact(getattr(source, 'source', source), 'shelf')
-        return source, len(getattr(shelf, 'classes', ()))
+        return source, len(source.classes or ())
     x = images[torch.arange(1)].x
     fits = x.shape[1:] == (channels, size, size)
     wanted = f'be {channels} x {size} x {size}'
     require(fits, 'images', wanted, ' x '.join(map(str, x.shape[1:])))
-    return images, 0
+    return images, len(getattr(images, 'classes', None) or ())
 
 # %% ../nbs/library/246_api.ipynb #64d58382
 def train(

@@ -19,7 +19,8 @@ import asyncpatch
 from .autoencoder import Autoencoder, autoencoder_loss
 from .compute import NETWORKS, accelerator, chip_hours, count_operations, utilisation
 from .denoisers import Denoiser
-from .folders import imagenet64, imagenet256, lsun
+from .folders import lsun
+from .imagenet import imagenet64, imagenet256
 from .laws import LAWS
 from .objectives import LatentVelocity, Velocity
 from .records import Table, runs_folder

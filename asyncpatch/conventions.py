@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Generators', 'Seeds', 'Labels', 'TimeMaps', 'NoiseSchedule', 'Network', 'DenoiserLike', 'TimeLaw', 'Step', 'require',
            'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
-           'check_range', 'check_known', 'as_labels', 'extra', 'generators', 'as_generators', 'randn', 'rand']
+           'check_range', 'check_known', 'patches_to_pixels', 'as_labels', 'extra', 'generators', 'as_generators',
+           'randn', 'rand']
 
 # %% ../nbs/theory/000_conventions.ipynb #adee1792
 import math
@@ -225,6 +226,17 @@ def check_known(
             found = f'{int(useless.sum())} of {len(mask)} without'
             require(not useless.any(), name, f'leave a {what} pixel in every mask', found)
     return mask
+
+# %% ../nbs/theory/000_conventions.ipynb #4470f16c
+def patches_to_pixels(
+    cells: Tensor,  # one value per patch, (…, h, w)
+    patch: int,  # side of a patch, pixels
+    height: int | None = None,  # of the image; None is all of the last patch
+    width: int | None = None,  # of the image
+) -> Tensor:  # one value per pixel, (…, height, width)
+    "The values of square patches, each repeated over its pixels."
+    wide = cells.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+    return wide[..., :height, :width]
 
 # %% ../nbs/theory/000_conventions.ipynb #cb9df5d1
 def _label_tensor(label, device):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .conventions import Generators, randn
-from .joint import GaussianMixture, _check_weights, _floating
+from .joint import GaussianMixture, as_floating, check_weights
 from .schedules import rectified_flow
 
 # %% ../nbs/theory/011_lowrank.ipynb #34db6ba5
@@ -135,12 +135,12 @@ class _CleanLowRank(GaussianMixture):
         labels: Tensor | None = None,  # class of each component, (K,); None for 0, …, K-1
         schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
     ):
-        means = _floating(means)
+        means = as_floating(means)
         weights, factors, remainder = (
-            _floating(part).to(means) for part in (weights, factors, remainder)
+            as_floating(part).to(means) for part in (weights, factors, remainder)
         )
         self.shape, self.schedule, self.means = means.shape[1:], schedule, means.flatten(1)
-        _check_weights(weights, len(means))
+        check_weights(weights, len(means))
         _check_parts(factors, remainder, self.means)
         self.log_weights, self.factors, self.remainder = weights.log(), factors, remainder
         self.labels = _check_labels(labels, means)

@@ -16,6 +16,7 @@ import numpy as np
 
 from .compute import accelerator, price
 from .dispatch import send
+from .files import write_atomically
 from asyncpatch.records import (
     SCALES,
     Record,
@@ -34,7 +35,6 @@ from asyncpatch.records import (
     unpack,
 )
 from .run_folders import environment
-from .weights import write_atomically
 
 # %% ../nbs/library/242_products.ipynb #e1402957
 def agreement(

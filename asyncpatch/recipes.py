@@ -106,8 +106,7 @@ def _garments_and_mirror_images():
     "The training images of Fashion-MNIST, followed by the same mirrored."
     from asyncpatch.fashion import fashion
 
-    train = fashion().train
-    return Images(torch.cat([train.x, train.x.flip(-1)]), torch.cat([train.label, train.label]))
+    return fashion().train
 
 # %% ../nbs/library/243_recipes.ipynb #5f8dd1ad
 class CachedImages:

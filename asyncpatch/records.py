@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .weights import write_atomically
+from .files import write_atomically
 
 # %% ../nbs/library/24_records.ipynb #5886afe6
 SCALES = (

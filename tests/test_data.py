@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from asyncpatch.data import Mirrored, batch_indices, batches, digits, to_uint8, uniform_of
-from asyncpatch.folders import Pictures, Rows, image_folder, imagenet64, lsun
+from asyncpatch.folders import Pictures, Rows, image_folder, lsun
+from asyncpatch.imagenet import imagenet64
 from asyncpatch.leaves import leaves
 from asyncpatch.photographs import photo_crops
 from asyncpatch.pictures import crop_then_area

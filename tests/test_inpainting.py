@@ -6,27 +6,12 @@ import pytest
 import torch
 
 from asyncpatch.conventions import generators
-from asyncpatch.denoisers import Denoiser
-from asyncpatch.inpainting import (
-    METHODS,
-    Meter,
-    ddnm,
-    ddnm_step,
-    ddrm,
-    ddrm_step,
-    deqir,
-    imputation,
-    informed,
-    inpainting_condition,
-    mcg,
-    mcg_step,
-    measure,
-    oracle_comparison,
-    rad,
-    repaint,
-    supervised,
-)
+from asyncpatch.denoisers import CountCalls, Denoiser, masked_condition
+from asyncpatch.exact_comparison import oracle_comparison
+from asyncpatch.inpainting import Informed, rad
+from asyncpatch.inverse_problems import ddnm, ddnm_step, ddrm_step, deqir, mcg, mcg_step
 from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
+from asyncpatch.methods import METHODS, measure
 from asyncpatch.schedules import cosine, rectified_flow
 
 ONE_CLOCK = {
@@ -312,7 +297,7 @@ def test_supervised_tells_the_network_image_and_mask():
 def test_informed_is_the_posterior_mean_given_the_condition():
     "Against the law of the data given what is known, itself asked at one time: noise on known pixels carries no news."
     oracle, (z, x, known) = smooth_gaussian((2, 3, 4)), scene(1)
-    answer = informed(oracle)(z, time(0.6), None, inpainting_condition(x, known))
+    answer = Informed(oracle)(z, time(0.6), None, masked_condition(x, known))
     torch.testing.assert_close(
         answer,
         oracle.condition(x[0], known[0])(torch.where(known, 0.4 * x, z), time(0.6)),
@@ -325,13 +310,13 @@ def test_informed_is_the_posterior_mean_given_the_condition():
 # -- prices and judgement ---------------------------------------------------------------------------------------------
 
 
-def test_meter_counts_images_calls_and_gradients():
+def test_a_price_counts_images_calls_and_gradients():
     _, x, known = scene()
     made = measure(mcg, lambda z, t, label=None: 0.8 * z, x, known, generator=draws(), points=9)
     assert (made.calls, made.gradients, made.rounds) == (8, 8, 8) and made.seconds > 0
-    meter = Meter(lambda z, t, label=None: z)
-    meter(torch.zeros(5, 1, 1, 2), torch.zeros(1))
-    assert (meter.evaluations, meter.rounds, meter.gradients) == (5, 1, 0)
+    counted = CountCalls(lambda z, t, label=None: z)
+    counted(torch.zeros(5, 1, 1, 2), torch.zeros(1))
+    assert (counted.images, counted.calls, counted.gradients) == (5, 1, 0)
     with pytest.raises(ValueError, match='method must be one of native'):
         measure('lama', None, x, known)
 
@@ -343,7 +328,7 @@ def test_oracle_comparison_knows_the_truth_from_a_lie():
     truth = pair.condition(x[0], first[0])
 
     def drawn(stretch):
-        def method(denoiser, x, known, label=None, generator=None, schedule=None):
+        def method(denoiser, x, known, label=None, generator=None):
             made = truth.sample(len(x), generator)
             return truth.mean + stretch * (made - truth.mean)
 
@@ -370,10 +355,10 @@ def test_many_images_with_their_own_masks_and_seeds():
     "Batch equal to width, a mask for each, a seed for each: the same images one by one."
     oracle, (z, x, known) = smooth_gaussian((2, 3, 4)), scene(4)
     for name, method in METHODS.items():
-        denoiser = informed(oracle) if name == 'supervised' else oracle
+        denoiser = Informed(oracle) if name == 'supervised' else oracle
         parameters = (
             {'points': 9}
-            if name in ('native', 'supervised', 'rad', 'imputation', 'mcg')
+            if name in ('native', 'supervised', 'rad', 'imputation', 'mcg', 'dps', 'score_sde')
             else {'levels': 9}
             if name in ('repaint', 'ddnm', 'deqir')
             else {}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncpatch.cli import MADE_AT
 from asyncpatch.records import SCALES, load_record
+from asyncpatch.reproduction import MADE_AT
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / 'figures'

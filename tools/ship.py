@@ -20,11 +20,12 @@ import torch
 
 from asyncpatch.autoencoder import codebook_health
 from asyncpatch.data import digits
+from asyncpatch.files import write_atomically
 from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS, latent_known
 from asyncpatch.recipes import SIDES, recipe
 from asyncpatch.records import checkout, load_record
-from asyncpatch.weights import SHIPPED, card, load, load_tensors, save, write_atomically
+from asyncpatch.weights import SHIPPED, card, load, load_tensors, save
 from asyncpatch.zoo import finished_weights
 
 LIST = json.loads((Path(__file__).parent / 'ships.json').read_text(encoding='utf-8'))
@@ -38,7 +39,7 @@ def held_out(scale, count):
     if scale == 'fashion':
         from asyncpatch.fashion import fashion
 
-        return fashion().held_out.x[:count]
+        return fashion().held_out[torch.arange(count)].x
     return leaves(SIDES[recipe(scale)['data']], 'held_out')[torch.arange(count)].x
 
 
@@ -99,7 +100,9 @@ def ship(name):
     numbers |= scores_of_table_1(scale, model, seed)
     if about.get('kind') == 'autoencoder':
         numbers |= scores_of_autoencoder(load(target), scale)
-    write_atomically(target.with_suffix('.md'), card(found.about, name, numbers))
+    write_atomically(
+        target.with_suffix('.md'), card(found.about, name, numbers, licence='apache-2.0')
+    )
     print(f'{target} {target.stat().st_size / 2**20:.2f} MiB')
     return True
 

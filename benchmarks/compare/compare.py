@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from asyncpatch.conventions import randn
-from asyncpatch.inpainting import _clock, ddrm_step, repaint, repaint_step
+from asyncpatch.inpainting import _clock, repaint, repaint_step
+from asyncpatch.inverse_problems import ddrm_step
 from asyncpatch.joint import Gaussian, smooth_gaussian, toy_gaussian
 from asyncpatch.moments import propagate
 
