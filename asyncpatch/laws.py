@@ -17,8 +17,8 @@ from inspect import signature
 import torch
 from torch import Tensor
 
-from .conventions import Generators, TimeLaw, randn, require
-from .masks import perlin_mask, rand
+from .conventions import Generators, TimeLaw, rand, randn, require
+from .masks import perlin_mask
 
 # %% ../nbs/library/11_laws.ipynb #71325f7e
 T_MIN, T_MAX = 1e-4, 1 - 1e-4

@@ -28,7 +28,7 @@ from asyncpatch.conventions import (
     randn,
     require,
 )
-from .denoisers import Denoiser, Wrapper, fact, restrict, schedule_of, take_images
+from .denoisers import Wrapper, fact, prepare, restrict, schedule_of, take_images
 from .schedules import rates, rectified_flow
 from .spatial import check_maps
 
@@ -238,6 +238,11 @@ def follow(
     return at
 
 # %% ../nbs/library/13_samplers.ipynb #417e13f4
+def _finite(z):
+    "Whether no number is infinite or NaN: only for these is z - z not 0."
+    return not bool((z - z).any())
+
+
 def first_state(
     x: Tensor | None,  # data of the pixels that start below time 1; the others are not looked at
     t: Tensor,  # the first map, broadcastable to the data
@@ -254,7 +259,7 @@ def first_state(
         return noise
     alpha, sigma = schedule(t)
     z = torch.where(t == 1, noise, alpha * given + sigma * noise).to(given.dtype)
-    if not bool(z.isfinite().all()):
+    if not _finite(z):
         raise ValueError("x must be finite where pixels start below time 1")
     return z
 
@@ -303,13 +308,12 @@ def _place_of(denoiser, maps, x):
     return maps.device if x is None and isinstance(maps, Tensor) else getattr(x, 'device', None)
 
 
-def _prepared(denoiser, maps, at, z):
-    "A denoiser that may know its plan beforehand, where the plan is an array and it offers that."
-    offered = None if callable(maps) else getattr(denoiser, 'prepare', None)
-    if offered is None and not callable(maps) and isinstance(denoiser, Denoiser):
-        net = denoiser.net
-        offered = partial(net.prepare, denoiser) if hasattr(net, 'prepare') else None
-    return denoiser if offered is None else offered([at(i) for i in range(len(maps))], z)
+def _steps(denoiser, step, schedule):
+    "How to take step i: `denoiser.steps(step, schedule)` where it offers that, else `advance`."
+    if hasattr(denoiser, 'steps'):
+        return denoiser.steps(step, schedule)
+    ask = _Checked(denoiser)
+    return lambda i, *state: advance(step, ask, *state, schedule)
 
 # %% ../nbs/library/13_samplers.ipynb #725f667b
 @torch.no_grad()
@@ -342,13 +346,14 @@ def sample(
     label = as_labels(label, shape[0], fact(denoiser, 'classes'), t.device)
     generator = as_generators(generator, shape[0], t.device)
     z, x0 = first_state(x, t, shape, generator, schedule), None
-    ask = _Checked(_prepared(denoiser, maps, at, z))
+    points = () if callable(maps) else [at(i) for i in range(len(maps))]
+    take = _steps(prepare(denoiser, points, z) if points else denoiser, step, schedule)
     for i in count():
         s = at(i + 1, z, x0)
         if s is None or not len(z):
             return z if x is None else z.to(x.dtype)
-        z, x0 = advance(step, ask, z, x0, t, s, generator, label, schedule)
-        if not bool(z.isfinite().all()):
+        z, x0 = take(i, z, x0, t, s, generator, label)
+        if not _finite(z):
             raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
         if callback:
             callback(i, z, x0, s)

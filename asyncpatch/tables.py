@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['TimeTable', 'as_field', 'squares_table', 'two_valued_table', 'tabulated', 'flat_rows', 'plan_tables',
-           'distinct_times', 'project', 'embed_table', 'ask_by_table', 'PlannedDenoiser', 'prepare_plan', 'ByTables',
-           'prepare_network', 'prepare_law', 'rms_norm', 'keep_freed_memory']
+           'distinct_times', 'project', 'embed_table', 'ask_by_table', 'PlannedDenoiser', 'prepare_plan',
+           'PlannedSteps', 'ByTables', 'prepare_network', 'prepare_law', 'rms_norm', 'keep_freed_memory']
 
 # %% ../nbs/library/150_tables.ipynb #228c9900
-import copy
 import ctypes
 import inspect
 import math
@@ -21,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conventions import DenoiserLike, TimeLaw, require
+from .conventions import DenoiserLike, NoiseSchedule, Step, TimeLaw, randn, require
 from .denoisers import Denoiser, Wrapper, fact, restrict
 from .laws import clocks_of, look_up
+from .samplers import advance, ddim_coefficients, ddim_step
+from .schedules import to_x0
 
 # %% ../nbs/library/150_tables.ipynb #c5d5016a
 class TimeTable(NamedTuple):
@@ -232,42 +233,42 @@ def ask_by_table(
     return net.run(z, embed_table(net, table, label), condition)
 
 # %% ../nbs/library/150_tables.ipynb #51b68f26
-class _AtTable:
-    "A network that is asked at one field of times, by its table."
-
-    def __init__(self, net, table):
-        self.net, self.table = net, table
-
-    def parameters(self):
-        return self.net.parameters()
-
-    def __call__(self, z, t, label=None, condition=None):
-        return ask_by_table(self.net, z, self.table, label, condition)
-
-
 class PlannedDenoiser(Wrapper):
-    "A denoiser that knows the tables of a plan, and answers as ever."
+    "A denoiser that knows the maps of a plan, and answers as ever."
 
     def __init__(
         self,
         denoiser: Denoiser,  # of a network that can be asked by tables
         points: Sequence[Tensor],  # the maps of the plan, the same tensors that the loop hands over
-        tables: Sequence[TimeTable],  # of these maps
+        like: Tensor,  # images of the run, (B, C, H, W)
     ):
         super().__init__(denoiser)
-        self.points, self.images = points, len(tables[0].values)
-        self.at = {}
-        for t, table in zip(points, tables, strict=True):
-            self.at[id(t)] = there = copy.copy(denoiser)
-            there.net = _AtTable(denoiser.net, table)
+        self.points, self.images = tuple(points), len(like)
+        self.maps = torch.stack(self.points)
+        self.tables = {}
+        if self.maps.shape[-2:] != (1, 1):  # else one time rules an image
+            halvings = denoiser.net.halvings
+            times = self.maps.to(torch.promote_types(like.dtype, torch.float32))
+            tables = plan_tables(times, halvings, len(like))
+            self.tables = {id(t): table for t, table in zip(self.points, tables)}
 
-    def __call__(self, z, t, label=None, **given):
-        known = len(z) == self.images
-        asked = self.at.get(id(t), self.denoiser) if known else self.denoiser
-        return asked(z, t, label, **given)
+    def __call__(self, z, t, label=None, condition=None):
+        table = self.tables.get(id(t)) if len(z) == self.images else None
+        if table is None:
+            given = {} if condition is None else dict(condition=condition)
+            return self.denoiser(z, t, label, **given)
+        precise = torch.promote_types(z.dtype, torch.float32)
+        known = self.denoiser
+        output = ask_by_table(known.net, z.to(known.dtype), table, label, condition).to(precise)
+        times = t.to(precise)
+        return to_x0(output, z.to(precise), times, known.schedule, known.prediction).to(z.dtype)
 
     def restrict(self, rows):
         return restrict(self.denoiser, rows)
+
+    def steps(self, step: Step, schedule: NoiseSchedule) -> 'PlannedSteps':
+        "How to take each step of the plan."
+        return PlannedSteps(self, step, schedule)
 
 
 def prepare_plan(
@@ -276,18 +277,75 @@ def prepare_plan(
     points: Sequence[Tensor],  # the maps of a plan, (B or 1, 1, H, W) each
     like: Tensor,  # images of the run, (B, C, H, W)
 ) -> DenoiserLike:  # a denoiser for this plan
-    """The denoiser with the tables of a plan, where they pay.
+    """The denoiser with the tables of a plan.
 
-    They do not where one time rules an image, where sides do not halve, and where the plan is too
-    long to be searched."""
-    sides = math.gcd(*like.shape[-2:])
-    one_time = points[0].shape[-2:] == (1, 1)
+    Itself where the network does not fit the images, and for a plan too long to be searched."""
     long = len(points) * points[0].numel() > 2**26
-    if denoiser.net is not net or one_time or long or not len(like) or sides % 2**net.halvings:
+    whole = math.gcd(*like.shape[-2:]) % 2**net.halvings == 0
+    fits = whole and net.last[-1].out_channels == like.shape[1]
+    if denoiser.net is not net or long or not fits or not len(like):
         return denoiser
-    precise = torch.promote_types(like.dtype, torch.float32)
-    maps = torch.stack(tuple(points)).to(precise)
-    return PlannedDenoiser(denoiser, points, plan_tables(maps, net.halvings, len(like)))
+    return PlannedDenoiser(denoiser, points, like)
+
+# %% ../nbs/library/150_tables.ipynb #83eebf95
+class PlannedSteps:
+    "The steps of a plan: `take(i, z, x0, t, s, generator, label)` is what `advance` gives."
+
+    def __init__(
+        self,
+        denoiser: PlannedDenoiser,  # which knows the maps
+        step: Step,  # how to move
+        schedule: NoiseSchedule,  # maps t to (alpha, sigma)
+    ):
+        self.denoiser, self.step, self.schedule = denoiser, step, schedule
+        pieces = _pieces(denoiser.maps)
+        moving = torch.cat([(s != t).flatten(2).any(2) for t, s in pieces])  # (steps, B or 1)
+        self.all_move = moving.all(1).tolist()
+        self.stochasticity = _ddim_stochasticity(step)
+        self.factors = iter(())
+        if self.stochasticity is not None:
+            self.factors = _factors(pieces, self.stochasticity, schedule)
+
+    def __call__(self, i, z, x0, t, s, generator, label):
+        factors = next(self.factors, None)
+        if factors is None or not self.all_move[i]:
+            return advance(self.step, self.denoiser, z, x0, t, s, generator, label, self.schedule)
+        stay, of_x0, of_z, of_noise = factors
+        x0 = self.denoiser(z, t, label)
+        moved = torch.addcmul(of_x0 * x0, of_z, z)
+        if self.stochasticity:
+            noise = randn(z.shape, generator, z.device, z.dtype)
+            moved = torch.addcmul(moved, of_noise, noise)
+        if stay is not None:
+            moved = torch.where(stay, z, moved)
+        return moved.to(z.dtype), x0
+
+# %% ../nbs/library/150_tables.ipynb #84627157
+def _pieces(maps, elements=2**15):
+    "Maps, as they are and one step on, in pieces of about `elements` times, which stay in a cache."
+    many = max(1, elements // maps[0].numel())
+    return list(zip(maps[:-1].split(many), maps[1:].split(many)))
+
+
+def _ddim_stochasticity(step):
+    "The coefficient of a step of DDIM; None for other steps."
+    function, given = getattr(step, 'func', step), getattr(step, 'keywords', {})
+    plain = function is ddim_step and not getattr(step, 'args', ())
+    return given.get('stochasticity', 0.25) if plain and given.keys() <= {'stochasticity'} else None
+
+
+def _factors(pieces, stochasticity, schedule):
+    "Which pixels stay in each step (None: none), and the coefficients of the others."
+    for t, s in pieces:
+        of_x0, of_z, of_noise = ddim_coefficients(t, s, stochasticity, schedule)
+        arrive, stay = s == 0, s == t
+        of_x0, of_z, of_noise = (
+            torch.where(arrive, end, factor)
+            for end, factor in ((1, of_x0), (0, of_z), (0, of_noise))
+        )
+        some_stay = stay.flatten(1).any(1).tolist()
+        for i in range(len(t)):
+            yield (stay[i] if some_stay[i] else None), of_x0[i], of_z[i], of_noise[i]
 
 # %% ../nbs/library/150_tables.ipynb #76ef0314
 class ByTables(nn.Module):
