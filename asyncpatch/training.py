@@ -38,10 +38,12 @@ from asyncpatch.run_folders import (
     environment,
     explain_failure,
     read_checkpoint,
+    read_log,
     require_same_run,
     require_same_source,
     write_checkpoint,
 )
+from .tables import keep_freed_memory
 from .unet import UNet
 from .weights import card, kind_of, load, save, unwrapped
 
@@ -265,6 +267,8 @@ def _resume(folder, state, config, source, objective, main):
                 f"{folder} is finished and has no checkpoint to go on from: "
                 "begin in another folder, from its weights with init"
             )
+        if main and read_log(folder):  # stopped before the first checkpoint
+            cut_log(folder, 0)
         return
     tensors, about = found
     if 'config' not in about:
@@ -335,6 +339,8 @@ def _write_result(run, objective, images, kind, seen):
     header |= {k: v for k, v in facts.items() if k != 'autoencoder'}
     header |= dict(steps=state.step, seconds=round(state.seconds, 3), images=len(images))
     header |= dict(credit=getattr(images, 'credit', None), source=run.source)
+    if names := getattr(images, 'classes', None):
+        header['class_names'] = list(names)
     if unreadable := getattr(images, 'unreadable', None):
         header['unreadable'] = len(unreadable)
     if state.ends:
@@ -417,6 +423,7 @@ def fit(
     `FloatingPointError` when the loss is not a number, `TimeoutError` when the minutes are over,
     `OSError` when the folder cannot be written: what was saved before is kept."""
     folder = Path(folder)
+    keep_freed_memory()
     with torch.device('meta'):
         plan = network()
     kind = kind or kind_of(plan)

@@ -100,7 +100,9 @@ def ship(name):
     numbers |= scores_of_table_1(scale, model, seed)
     if about.get('kind') == 'autoencoder':
         numbers |= scores_of_autoencoder(load(target), scale)
-    write_atomically(target.with_suffix('.md'), card(found.about, name, numbers))
+    write_atomically(
+        target.with_suffix('.md'), card(found.about, name, numbers, licence='apache-2.0')
+    )
     print(f'{target} {target.stat().st_size / 2**20:.2f} MiB')
     return True
 
