@@ -38,6 +38,7 @@ from asyncpatch.run_folders import (
     environment,
     explain_failure,
     read_checkpoint,
+    read_log,
     require_same_run,
     require_same_source,
     write_checkpoint,
@@ -266,6 +267,8 @@ def _resume(folder, state, config, source, objective, main):
                 f"{folder} is finished and has no checkpoint to go on from: "
                 "begin in another folder, from its weights with init"
             )
+        if main and read_log(folder):  # stopped before the first checkpoint
+            cut_log(folder, 0)
         return
     tensors, about = found
     if 'config' not in about:
