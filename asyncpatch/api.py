@@ -220,8 +220,8 @@ def sample(
     """Draw images from a model: from noise at time 1 to data at time 0, each with its own seed.
 
     Raises `TypeError` for what is no diffusion model, and `ValueError` for numbers of images,
-    labels or seeds that do not agree, for a class that the model does not have, for `calls` below 1,
-    and for `calls` or `order` beside `maps`."""
+    labels or seeds that do not agree, for a class that the model does not have, for `calls` below
+    1, and for `calls` or `order` beside `maps`."""
     model = _ready(model)
     count = _count(n, shape, x, maps, label, seed if generator is None else None)
     shape, device = _shape(model, count, shape, x), torch.device(fact(model, 'device', 'cpu'))

@@ -64,7 +64,8 @@ def calls_of(
         return falls(repaint_schedule(known['levels'], known['travel'], known['repeats']))
     if name == 'deqir':
         return known['levels'] * known['rounds']
-    return known['points'] - 1
+    steps = known['points'] - 1
+    return 2 * steps if name == 'score_sde' else steps
 
 # %% ../nbs/library/245_budgets.ipynb #f0f3a857
 KNOBS = ('points', 'levels', 'jump', 'resamples', 'travel', 'repeats', 'rounds')
@@ -105,6 +106,9 @@ def _within(name, parameters, calls):
     if name == 'deqir':
         levels = min(parameters['levels'], calls)
         return dict(parameters, levels=levels, rounds=calls // levels)
+    if name == 'score_sde':
+        require(calls >= 2, 'calls', 'be at least 2 for score_sde, a step', calls)
+        return dict(parameters, points=calls // 2 + 1)
     return dict(parameters, points=calls + 1)
 
 # %% ../nbs/library/245_budgets.ipynb #f9aa1752

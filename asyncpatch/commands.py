@@ -12,7 +12,6 @@ import argparse
 import os
 import re
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .api import inpaint, sample, train
-from .budgets import Price, method_name, setting
+from .budgets import Price, knobs, method_name, setting
 from .compute import accelerator
 from .configurations import read_configuration, train_configuration
 from .conversion import from_pil
@@ -45,7 +44,9 @@ from .weights import load, shipped
 from .zoo import train_model
 
 # %% ../nbs/library/252_commands.ipynb #28a1cc5e
-def say(message):
+def say(
+    message: str,  # one line
+):
     "Tell a person on standard error."
     print(message, file=sys.stderr)
 
@@ -212,11 +213,12 @@ def _method_and_calls(args):
     method = args.method or 'asyncpatch'
     listed = ['asyncpatch', *(name for name in METHODS if name != 'supervised')]
     name, wanted = method_name(one_of('--method', method, listed)), _budget(args)
-    published = setting(name).calls
-    if not published and wanted is not None:
+    if wanted is None:
+        return name, min(setting(name).calls, 99) or None
+    if not knobs(name):
         typed_as = '--calls' if args.points is None else '--points'
         raise UsageError(f'{typed_as} does not apply to {method}, which asks no network')
-    return name, (min(published, 99) or None) if wanted is None else wanted
+    return name, wanted
 
 # %% ../nbs/library/252_commands.ipynb #fd4b5641
 def inpaint_command(
@@ -389,7 +391,7 @@ def _train_by_name(folder, scale, name, seed, **options):
 def train_command(
     args: argparse.Namespace,  # of the command line
 ) -> int:  # exit status
-    "`asyncpatch train`: on one's own pictures, by the recipe of a scale, or one of the paper's runs."
+    "`asyncpatch train`: on one's own pictures, by the recipe of a scale, or a run of the paper."
     where = one_of('--where', args.where or 'here', list(PLACES))
     if args.config:
         work, folder = _train_configuration(args)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .conventions import check_count, check_images, require
+from .conventions import check_count, check_images, extra, require
 
 # %% ../nbs/library/17_data.ipynb #d6821582
 def _check_classes(
@@ -88,8 +88,9 @@ DIGITS_CREDIT = "scikit-learn's handwritten digits (UCI ML repository, CC BY 4.0
 
 @cache
 def digits() -> Split:  # 1,437 images to train on and 360 held out, each (N, 1, 8, 8) in [-1, 1]
-    "Scikit-learn's handwritten digits at their native 8 x 8, in the fixed split: 17 grey levels $-1+k/8$."
-    from sklearn.datasets import load_digits
+    "Scikit-learn's handwritten digits, 8 x 8, in the fixed split: 17 grey levels $-1+k/8$."
+    with extra('data'):
+        from sklearn.datasets import load_digits
 
     found = load_digits()
     x = torch.from_numpy(found.images / 8 - 1).float()[:, None]  # (N, 1, 8, 8)
@@ -103,7 +104,7 @@ def digits() -> Split:  # 1,437 images to train on and 360 held out, each (N, 1,
 def to_uint8(
     x: Tensor,  # images in [-1, 1], any shape; values beyond are cut off
 ) -> Tensor:  # bytes, of the shape of `x`
-    """Images as bytes: $-1\\mapsto0$, $1\\mapsto255$, rounded to the nearest; bytes stay as they are.
+    """Images as bytes: $-1\\mapsto0$, $1\\mapsto255$, rounded to the nearest; bytes stay.
 
     Raises `TypeError` for other whole numbers, whose range nobody knows, and `ValueError` for NaN,
     which has no byte."""
@@ -162,13 +163,11 @@ def batch_indices(
     size: int,  # images in a batch
     seed: int,  # of the order
 ) -> Tensor:  # indices of the images of this batch, (size,)
-    """Positions `step*size` to `(step + 1)*size` of an endless stream that shows every image once per epoch.
+    """Positions `step*size` to `(step + 1)*size` of a stream with every image once per epoch.
 
     Raises `ValueError` for a negative step, an empty set or an empty batch."""
-    if step < 0 or count < 1 or size < 1:
-        raise ValueError(
-            f"step must be at least 0, count and size at least 1, got {step}, {count} and {size}"
-        )
+    check_count(0, step=step)
+    check_count(count=count, size=size)
     first, last = step * size, (step + 1) * size - 1
     epochs = range(first // count, last // count + 1)
     order = np.concatenate([epoch_order(seed, epoch, count) for epoch in epochs])
@@ -177,7 +176,7 @@ def batch_indices(
 # %% ../nbs/library/17_data.ipynb #2f56b0e8
 @dataclass(frozen=True)
 class BatchesByStep:
-    "Item `n` is this process's share of batch `n`, and the names of images that could not be read so far."
+    "Item `n`: this process's share of batch `n`, and what could not be read so far."
 
     images: object  # a source
     size: int  # images in a batch, of all processes together
@@ -202,7 +201,7 @@ def batches(
     ranks: int = 1,  # how many of them there are; each gets size / ranks images
     pin: bool = False,  # whether workers leave the batches in memory that a GPU reads fast
 ) -> Iterator[tuple[Tensor, Tensor]]:  # (size / ranks, C, H, W) images and their classes, for ever
-    """The endless stream of batches from step `start` on: batch `n` depends on `seed` and `n` alone.
+    """The endless stream of batches from `start` on: batch `n` depends on `seed` and `n` alone.
 
     Raises `ValueError` unless `ranks` divides `size` and `rank` is one of them."""
     if not (0 <= rank < ranks and size % ranks == 0):
@@ -233,15 +232,17 @@ def chosen(
 ) -> Tensor:  # (B,), int64
     """The images that are meant, as a vector of numbers.
 
-    Raises `TypeError` unless `index` is a vector of int64 or a slice, `IndexError` if it goes beyond the set."""
+    Raises `TypeError` unless `index` is a vector of int64 or a slice, `IndexError` beyond."""
     if isinstance(index, slice):
         return torch.arange(*index.indices(count))
-    if not (isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.int64):
-        raise TypeError(
-            f"index must be a slice or a vector of int64, got {index if not isinstance(index, Tensor) else (index.dtype, tuple(index.shape))}"
-        )
-    if len(index) and not (0 <= index.min() and index.max() < count):
-        raise IndexError(f"index must be from 0 to {count - 1}, got {index.min()} to {index.max()}")
+    tensor = isinstance(index, Tensor)
+    vector = tensor and index.ndim == 1 and index.dtype == torch.int64
+    found = (index.dtype, tuple(index.shape)) if tensor else index
+    require(vector, 'index', 'be a slice or a vector of int64', found, TypeError)
+    if len(index):
+        low, high = index.min().item(), index.max().item()
+        inside = 0 <= low and high < count
+        require(inside, 'index', f'be from 0 to {count - 1}', f'{low} to {high}', IndexError)
     return index
 
 # %% ../nbs/library/17_data.ipynb #d9dac41a
@@ -249,7 +250,8 @@ def chosen(
 class ByteImages:
     """A source that is kept as bytes: `source[index]` gives `Images` with values $b/127.5-1$.
 
-    Raises `TypeError` unless pixels are bytes and classes int64, `ValueError` for shapes that do not match."""
+    Raises `TypeError` unless pixels are bytes and classes int64, and `ValueError` for shapes that
+    do not match."""
 
     pixels: Tensor  # (N, C, H, W), uint8
     label: Tensor  # class of each image, (N,), int64
@@ -308,14 +310,8 @@ class Mirrored:
     def __getitem__(self, index):
         index = chosen(index, len(self))
         images = self.source[index % len(self.source)]
-        return Images(
-            torch.where(
-                (index >= len(self.source)).view(-1, 1, 1, 1).to(images.x.device),
-                images.x.flip(-1),
-                images.x,
-            ),
-            images.label,
-        )
+        flipped = (index >= len(self.source)).view(-1, 1, 1, 1).to(images.x.device)
+        return replace(images, x=torch.where(flipped, images.x.flip(-1), images.x))
 
 # %% ../nbs/library/17_data.ipynb #4a83e2d0
 @dataclass(frozen=True)
@@ -341,20 +337,13 @@ class TakingTurns:
         return len(self.sources) * min(len(source) for source in self.sources)
 
     def __getitem__(self, index):
-        index = chosen(index, len(self))
-        which = [
-            (index % len(self.sources) == number).nonzero().flatten()
-            for number in range(len(self.sources))
-        ]
-        parts = [
-            source[index[at].div(len(self.sources), rounding_mode='floor')]
-            for source, at in zip(self.sources, which)
-        ]
-        back = torch.cat(which).argsort()
-        return Images(
-            torch.cat([part.x for part in parts])[back.to(parts[0].x.device)],
-            torch.cat([part.label for part in parts])[back.to(parts[0].x.device)],
-        )
+        index, n = chosen(index, len(self)), len(self.sources)
+        which = [(index % n == number).nonzero().flatten() for number in range(n)]
+        parts = [source[index[at] // n] for source, at in zip(self.sources, which)]
+        back = torch.cat(which).argsort().to(parts[0].x.device)
+        x = torch.cat([part.x for part in parts])[back]
+        label = torch.cat([part.label for part in parts])[back]
+        return Images(x, label, self.name, self.credit)
 
 # %% ../nbs/library/17_data.ipynb #12f05fcf
 GOLDEN, FIRST, SECOND = (
@@ -365,7 +354,7 @@ GOLDEN, FIRST, SECOND = (
 def scrambled(
     z: Tensor,  # any integers, int64
 ) -> Tensor:  # as many integers, each one's bits depending on all bits of its source
-    "SplitMix64's finaliser: a bijection of the 64-bit integers that leaves no trace of their order."
+    "SplitMix64's finaliser: a bijection of the 64-bit integers that hides their order."
     z = (z ^ (z >> 30 & 2**34 - 1)) * FIRST
     z = (z ^ (z >> 27 & 2**37 - 1)) * SECOND
     return z ^ (z >> 31 & 2**33 - 1)
@@ -379,6 +368,6 @@ def uniform_of(
     key: int,  # which family of numbers
     which: Tensor,  # which numbers of each image, any shape, int64, from 0 to `DRAWS` - 1
 ) -> Tensor:  # in [0, 1), float32 with 24 random bits, (B, *shape of `which`)
-    "Uniform numbers that depend on (key, image, which) alone: no state, any order, the same on every machine."
+    "Uniform numbers that depend on (key, image, which) alone, in any order, on every machine."
     counter = index.view(-1, *[1] * which.ndim) * DRAWS + which.to(index.device)
     return (scrambled(key + counter * GOLDEN) >> 40 & 2**24 - 1).float() / 2**24

@@ -77,7 +77,7 @@ def _open_or_create(path):
         except FileNotFoundError:
             pass  # moved to its destination in between
 
-
+# %% ../nbs/library/169_files.ipynb #062d6023
 def _open_temporary(
     place: Path,  # the destination
 ) -> tuple[int, Path]:  # an empty file beside it, locked, and its path
@@ -92,22 +92,24 @@ def _open_temporary(
                 if not temporary.exists():
                     raise
                 break  # a leftover of another user
-            if not _locked(handle, temporary, created):
-                os.close(handle)
-                break
-            if created:
+            ours = _locked(handle, temporary, created)
+            if ours and created:
                 return handle, temporary
-            temporary.unlink()
+            if ours:
+                temporary.unlink()
             os.close(handle)
+            if not ours:
+                break
 
-# %% ../nbs/library/169_files.ipynb #062d6023
+# %% ../nbs/library/169_files.ipynb #7372c449
 def write_atomically(
     path: str | Path,  # destination; folders on the way are made
     content: bytes | str,  # what to write; text as UTF-8
 ) -> Path:  # the destination
     """Write a file whole or not at all, with the permissions that the umask gives.
 
-    Raises `ValueError` where the destination is a folder, a device or a pipe, `OSError` where the system refuses."""
+    Raises `ValueError` where the destination is a folder, a device or a pipe, and `OSError` where
+    the system refuses."""
     place = check_writable(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _open_temporary(place)

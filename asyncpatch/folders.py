@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .conventions import check_count, require
+from .conventions import check_count, extra, require
 from .data import Images, Mirrored, chosen
 from .pictures import UNREADABLE, as_picture, crop_then_area, open_picture
 
@@ -43,6 +44,38 @@ class Shelf(Protocol):
 Resize = Callable[[Image.Image, int], Image.Image]
 
 # %% ../nbs/library/1700_folders.ipynb #211c704d
+def _cut(pictures, i):
+    "Picture `i`, cut to size: (C, size, size) in [-1, 1]."
+    size, channels = pictures.size, pictures.channels
+    with pictures.shelf.open(i) as picture:
+        square = pictures.resize(as_picture(picture, channels, pictures.turn), size)
+    return torch.from_numpy(np.array(square)).view(size, size, channels).movedim(-1, 0) / 127.5 - 1
+
+
+def _readable(
+    pictures,  # a source of pictures
+    i: int,  # which one
+) -> tuple[int, Tensor]:  # its number and pixels
+    "Picture `i`, or the first readable one after it."
+    n = len(pictures)
+    for at in (j % n for j in range(i, i + n)):
+        name = pictures.shelf.name(at)
+        if name in pictures.unreadable:
+            continue
+        try:
+            return at, _cut(pictures, at)
+        except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            words = f'{name} cannot be read as an image'
+            if pictures.on_error == 'stop':
+                raise ValueError(f"{words}: {error}") from error
+            pictures.unreadable[name] = str(error)
+            warnings.warn(f"{words}, the next one takes its place: {error}")
+    first = next(iter(pictures.unreadable.items()))
+    raise ValueError(f"none of {n} images can be read; the first: {first}")
+
+# %% ../nbs/library/1700_folders.ipynb #0df8bc9d
 @dataclass(frozen=True)
 class Pictures:
     """Pictures on a shelf, cut to one size: `pictures[index]` gives `Images`.
@@ -81,38 +114,12 @@ class Pictures:
         return len(self.shelf)
 
     def __getitem__(self, index):
-        found = [self.readable(i) for i in chosen(index, len(self)).tolist()]
+        found = [_readable(self, i) for i in chosen(index, len(self)).tolist()]
         x = torch.empty(0, self.channels, self.size, self.size)
         if found:
             x = torch.stack([pixels for _, pixels in found])
         label = torch.tensor([self.shelf.label(i) for i, _ in found], dtype=torch.int64)
         return Images(x, label, self.name, self.credit, self.classes)
-
-    def pixels(self, i: int) -> Tensor:
-        "Picture `i`, cut to size: (C, size, size) in [-1, 1]."
-        with self.shelf.open(i) as picture:
-            square = self.resize(as_picture(picture, self.channels, self.turn), self.size)
-        values = torch.from_numpy(np.array(square)).view(self.size, self.size, self.channels)
-        return values.movedim(-1, 0) / 127.5 - 1
-
-    def readable(self, i: int) -> tuple[int, Tensor]:
-        "Picture `i`, or the first readable one after it: its number and pixels."
-        for at in (j % len(self) for j in range(i, i + len(self))):
-            name = self.shelf.name(at)
-            if name in self.unreadable:
-                continue
-            try:
-                return at, self.pixels(at)
-            except UNREADABLE as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                words = f'{name} cannot be read as an image'
-                if self.on_error == 'stop':
-                    raise ValueError(f"{words}: {error}") from error
-                self.unreadable[name] = str(error)
-                warnings.warn(f"{words}, the next one takes its place: {error}")
-        first = next(iter(self.unreadable.items()))
-        raise ValueError(f"none of {len(self)} images can be read; the first: {first}")
 
 # %% ../nbs/library/1700_folders.ipynb #070e835b
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
@@ -207,14 +214,11 @@ def files_in(
     inside = sorted(entry for entry in folder.iterdir() if is_users_own(entry.name))
     groups = {entry.name: _files_below(entry) for entry in inside if entry.is_dir()}
     beside = [str(entry) for entry in inside if entry.is_file()]
-    everything = beside + [path for paths in groups.values() for path in paths]
+    everything = [*beside, *chain.from_iterable(groups.values())]
     left_out = [path for path in everything if not _is_image(path)]
     plain = [path for path in beside if _is_image(path)]
-    paths, labels = [], []
-    for label, name in enumerate(groups):
-        images = [path for path in groups[name] if _is_image(path)]
-        paths += images
-        labels += [label] * len(images)
+    found = [(path, c) for c, n in enumerate(groups) for path in filter(_is_image, groups[n])]
+    paths, labels = zip(*found) if found else ((), ())
     if plain and paths:
         found = f'{len(plain)} images beside folders in {folder}'
         raise ValueError(f"folder must hold images or folders of images, not both, got {found}")
@@ -224,7 +228,7 @@ def files_in(
         warnings.warn(f'{folder}: {_kinds_of(left_out)} left out, which are no images')
     if plain:
         return Files(tuple(plain), (0,) * len(plain), (folder.resolve().name,))
-    return Files(tuple(paths), tuple(labels), tuple(groups))
+    return Files(paths, labels, tuple(groups))
 
 # %% ../nbs/library/1700_folders.ipynb #24281c1d
 def image_folder(
@@ -251,10 +255,8 @@ def lmdb_transaction(
     """A look into an LMDB data base, closed when it ends.
 
     Raises `ImportError` without lmdb, `ValueError` for a data base that is damaged or cut short."""
-    try:
+    with extra('data'):
         import lmdb
-    except ImportError as error:
-        raise ImportError("LSUN is stored as LMDB; to read it, pip install lmdb") from error
     how = dict(readonly=True, lock=False, readahead=False, meminit=False)
     try:
         with lmdb.open(folder, **how) as environment:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .conventions import check_count, require
 from .data import DRAWS, Images, chosen, scrambled, uniform_of
 
 # %% ../nbs/library/171_leaves.ipynb #61ae11a2
@@ -34,12 +35,13 @@ def box(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def triangle(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    "Triangle with its centre at the origin: $d\\approx b\\,(\\max(\\tfrac{\\sqrt3}2|u|+\\tfrac12v,\\,-v)-\\tfrac35)$."
+    "Triangle: $d\\approx b\\,(\\max(\\tfrac{\\sqrt3}2|u|+\\tfrac12v,\\,-v)-\\tfrac35)$."
     return torch.maximum(math.sqrt(3) / 2 * u.abs() + v / 2, -v).sub_(0.6) * b
 
 
 def flower(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    "Five petals: $d\\approx\\tfrac45b\\,(\\rho-1-0.28\\cos5\\theta)$, with $\\cos5\\theta=16c^5-20c^3+5c$ and $c=\\cos\\theta=u/\\rho$."
+    "Five petals: $d\\approx\\tfrac45b\\,(\\rho-1-0.28\\cos5\\theta)$."
+    # cos(5 theta) = 16 c^5 - 20 c^3 + 5 c with c = cos(theta) = u / rho
     rho = (u * u + v * v).sqrt()
     c = u / rho.clamp(min=1e-6)
     cc = c * c
@@ -50,7 +52,7 @@ class Kind(NamedTuple):
     "One class of leaves."
 
     name: str
-    shape: Callable  # its signed distance
+    shape: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # its signed distance
     colours: str  # of the palette, hexadecimal
     stretch: tuple[float, float] = (1, 1)  # a/b, from and to
     turn: tuple[float, float] = (0, 1)  # of the long axis, in turns, from and to
@@ -60,7 +62,7 @@ class Kind(NamedTuple):
     rings: float = 0  # strength of cosines from the centre outwards
     checks: float = 0  # strength of products of cosines
 
-
+# %% ../nbs/library/171_leaves.ipynb #57007144
 KINDS = (
     Kind('pebbles', disc, 'd9d2c5 8c8578 5b6470 b3a48d', stretch=(1, 1.5), noise=0.25),
     Kind('tiles', box, 'c8553d f4ead5 2a6f97 e9b44c', turn=(0, 0)),
@@ -148,7 +150,9 @@ def random_texture(
     slope: Tensor,  # the amplitude falls as f to the power -slope, (B,)
     size: int,  # pixels on a side
 ) -> Tensor:  # mean 0, variance 1 before pixels average it, (B, size, size); periodic over the page
-    "$\\sum_{\\mathbf f}f^{-s}\\cos(2\\pi\\mathbf f\\cdot\\mathbf x+\\phi_{\\mathbf f})$ over frequencies up to 31 cycles, at unit variance, averaged over pixels with centres at $(i+\\frac12)$/size."
+    """$\\sum_{\\mathbf f}f^{-s}\\cos(2\\pi\\mathbf f\\cdot\\mathbf x+\\phi_{\\mathbf f})$ at unit variance.
+
+    Over frequencies up to 31 cycles, averaged over pixels with centres at (i + 1/2) / size."""
     finest = min(FINEST, (size - 1) // 2)
     rows, columns = (
         torch.arange(-FINEST, FINEST + 1, device=index.device)[:, None],
@@ -194,7 +198,10 @@ def fallen_leaves(
         -1
     )  # 12 of (B, L)
     r = radius_of(u[0])
-    between = lambda ends, at: torch.lerp(ends[:, :1], ends[:, 1:], at)
+
+    def between(ends, at):
+        return torch.lerp(ends[:, :1], ends[:, 1:], at)
+
     centre = torch.stack([(1 + 2 * r) * u[1] - r, (1 + 2 * r) * u[2] - r], -1)
     root, angle = between(kinds['stretch'], u[3]).sqrt(), 2 * math.pi * between(kinds['turn'], u[4])
     axes = torch.stack([r * root, r / root], -1)
@@ -204,10 +211,9 @@ def fallen_leaves(
     )
     frame = torch.cat([turned, -(turned * centre[..., None, :]).sum(-1, keepdim=True)], -1)
     first = (4 * u[5]).long()
-    pick = lambda which: kinds['colours'].gather(1, which[..., None].expand(-1, -1, 3))
-    colour = torch.lerp(pick(first), pick((first + 1) % 4), u[6][..., None] / 2) * (
-        0.75 + u[7][..., None] / 2
-    )
+    second = (first + 1) % 4
+    pair = [kinds['colours'].gather(1, n[..., None].expand(-1, -1, 3)) for n in (first, second)]
+    colour = torch.lerp(*pair, u[6][..., None] / 2) * (0.75 + u[7][..., None] / 2)
     return Fallen(centre, axes, frame, colour, torch.stack(u[8:], -1))
 
 # %% ../nbs/library/171_leaves.ipynb #f600052b
@@ -215,10 +221,10 @@ def shares(
     leaves: Fallen,  # of B images
     shape: Tensor,  # which of `SHAPES` each image's leaves have, (B,)
     size: int,  # pixels on a side
-) -> tuple[
-    Tensor, Tensor
-]:  # each leaf's part of each pixel, (B, L, size, size), sums to 1 over leaves; and the leaf with the largest, (B, size, size)
-    "$w_l=c_l\\prod_{k<l}(1-c_k)$ with coverage $c=\\frac12-d\\cdot$size, cut off at 0 and 1; the last leaf covers the rest."
+) -> tuple[Tensor, Tensor]:  # parts (B, L, size, size), and the largest leaf (B, size, size)
+    """$w_l=c_l\\prod_{k<l}(1-c_k)$ with coverage $c=\\frac12-d\\cdot$size, cut off at 0 and 1.
+
+    The last leaf covers the rest: the parts of a pixel sum to one."""
     at = (torch.arange(size, device=shape.device) + 0.5) / size
     x, y, one = leaves.frame[..., None].unbind(-2)  # each (B, L, 2, 1)
     across, down = x * at, y * at + one  # (B, L, 2, size)
@@ -268,9 +274,10 @@ def decorated(
         every, (at[:, None] + (down * size).long()) % size, (at + (right * size).long()) % size
     ]
     period, along, across = 0.16 + 0.1 * wide, u * a, v * b
-    wave = lambda length: (
-        torch.cos(2 * math.pi * (length / period + phase)) * torch.sinc(1 / (period * size))
-    )
+
+    def wave(length):
+        return torch.cos(2 * math.pi * (length / period + phase)) * torch.sinc(1 / (period * size))
+
     waves = torch.stack(
         [wave(along), wave(1.3 * torch.hypot(along, across)), 1.6 * wave(along) * wave(across)], 1
     )
@@ -303,12 +310,15 @@ def paint_leaves(
 # %% ../nbs/library/171_leaves.ipynb #952227c8
 @dataclass(frozen=True)
 class Leaves:
-    "Dead leaves, computed when asked for: `leaves[index]` gives `Images` for a vector of indices."
+    "Dead leaves, computed when asked for: `leaves[index]` gives `Images`."
 
     size: int  # pixels on a side
     count: int  # images there are
     key: int  # of the numbers
     device: str | torch.device | None = None  # where to compute; None: where the index is
+    name: str = 'leaves'  # what a record calls them
+    credit: str = 'dead leaves, computed by asyncpatch'  # whom a card credits
+    classes: tuple[str, ...] = tuple(kind.name for kind in KINDS)
 
     def __len__(self):
         return self.count
@@ -316,13 +326,12 @@ class Leaves:
     def __getitem__(self, index):
         index = chosen(index, self.count)
         index = index.to(self.device or index.device)
-        at_once = max(
-            1, (2**20 if index.device.type == 'cpu' else 2**25) // (FALLEN * self.size**2)
-        )
+        pixels = 2**20 if index.device.type == 'cpu' else 2**25
+        at_once = max(1, pixels // (FALLEN * self.size**2))
         parts = [paint_leaves(some, self.size, self.key) for some in index.split(at_once)]
-        return Images(
-            torch.cat([part.x for part in parts]), torch.cat([part.label for part in parts])
-        )
+        x = torch.cat([part.x for part in parts])
+        label = torch.cat([part.label for part in parts])
+        return Images(x, label, self.name, self.credit, self.classes)
 
 # %% ../nbs/library/171_leaves.ipynb #70adff4c
 def leaves(
@@ -332,13 +341,12 @@ def leaves(
     seed: int = 0,  # another seed, another world
     device: str | torch.device | None = None,  # where to compute; None: where the index is
 ) -> Leaves:  # a source: `source[index]` are (B, 3, size, size) `Images`
-    """Textured dead leaves of ten kinds; an image depends on (seed, split, index) alone, whatever its size.
+    """Textured dead leaves of ten kinds; an image depends on (seed, split, index) alone.
 
     Raises `ValueError` for an unknown split, a page of fewer than 4 pixels or an empty set."""
-    if split not in ('train', 'held_out'):
-        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    require(split in ('train', 'held_out'), 'split', "be 'train' or 'held_out'", repr(split))
     count = (2**20 if split == 'train' else 50_000) if count is None else count
-    if size < 4 or count < 1:
-        raise ValueError(f"size must be at least 4 and count at least 1, got {size} and {count}")
+    check_count(4, size=size)
+    check_count(count=count)
     key = scrambled(scrambled(torch.tensor(seed)) + ('train', 'held_out').index(split)).item()
     return Leaves(size, count, key, device)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conventions import check_count, extra, require
 from .data import Images, chosen, scrambled, uniform_of
 
 # %% ../nbs/library/172_photographs.ipynb #2f85270a
@@ -25,7 +26,7 @@ class Photograph(NamedTuple):
     licence: str
     held_out: bool = False  # no crop of it is trained on
 
-
+# %% ../nbs/library/172_photographs.ipynb #7b9af68e
 PHOTOGRAPHS = (
     Photograph('astronaut', 'Eileen Collins', 'NASA, Great Images', 'public domain'),
     Photograph('cat', 'the cat Chelsea', 'Stéfan van der Walt', 'CC0'),
@@ -61,11 +62,10 @@ PHOTOGRAPHS = (
 
 # %% ../nbs/library/172_photographs.ipynb #bc8b2097
 @cache
-def photos() -> dict[
-    str, Tensor
-]:  # by name, each (1, C, H, W) in [-1, 1] at its own size, with C of 3 or, if it is grey, 1
-    "scikit-image's photographs and textures in the public domain; `PHOTOGRAPHS` says whose they are."
-    import skimage.data
+def photos() -> dict[str, Tensor]:  # by name, each (1, C, H, W) in [-1, 1], C of 1 or 3
+    "scikit-image's photographs in the public domain; `PHOTOGRAPHS` says whose they are."
+    with extra('data'):
+        import skimage.data
 
     pixels = {
         photograph.name: torch.from_numpy(getattr(skimage.data, photograph.name)())
@@ -77,9 +77,27 @@ def photos() -> dict[
     }
 
 # %% ../nbs/library/172_photographs.ipynb #b8b0abdf
+def _places(
+    crops,  # a set of crops
+    index: Tensor,  # which of them, (B,)
+) -> Tensor:  # where in `pixels` each of their pixels is, (B, size, size)
+    "Photograph, reduction, corner and mirroring of each window, drawn from its number."
+    numbers = uniform_of(index, crops.key, torch.arange(5))
+    photograph, scale, down, right, side = numbers.unbind(-1)
+    group = (photograph * (len(crops.group) - 1)).long()
+    at = crops.group[group] + (scale * (crops.group[group + 1] - crops.group[group])).long()
+    height, width = crops.shape[at].unbind(-1)
+    along = torch.arange(crops.size, device=index.device)
+    across = torch.where(crops.mirror & (side < 0.5)[:, None], along.flip(0), along)
+    rows = (down * (height - crops.size + 1)).long()[:, None] + along
+    columns = (right * (width - crops.size + 1)).long()[:, None] + across
+    place = rows[..., None] * width.view(-1, 1, 1) + columns[:, None]  # (B, size, size)
+    return crops.first[at].view(-1, 1, 1) + place
+
+# %% ../nbs/library/172_photographs.ipynb #f9983c22
 @dataclass(frozen=True)
 class Crops:
-    "Random windows of pictures of any sizes: `crops[index]` gives `Images`; a window depends on (key, index) alone."
+    "Random windows of pictures: `crops[index]` gives `Images`; each depends on (key, index) alone."
 
     size: int  # pixels on a side
     count: int  # crops there are
@@ -87,79 +105,58 @@ class Crops:
     pixels: Tensor  # all pictures end to end, (C, pixels)
     first: Tensor  # where each begins, (pictures,)
     shape: Tensor  # their height and width, (pictures, 2)
-    group: Tensor  # first picture of each photograph, and one more: photographs are chosen alike, (photographs + 1,)
+    group: Tensor  # first picture of each photograph, and one more, (photographs + 1,)
     label: int  # class of all crops
     mirror: bool  # whether half of them are mirrored
+    name: str = 'photos'  # what a record calls them
+    credit: str = "scikit-image's photographs in the public domain"  # whom a card credits
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
         index = chosen(index, self.count).to(self.pixels.device)
-        photograph, scale, down, right, side = uniform_of(index, self.key, torch.arange(5)).unbind(
-            -1
-        )
-        group = (photograph * (len(self.group) - 1)).long()
-        at = self.group[group] + (scale * (self.group[group + 1] - self.group[group])).long()
-        (height, width), along = (
-            self.shape[at].unbind(-1),
-            torch.arange(self.size, device=index.device),
-        )
-        rows = (down * (height - self.size + 1)).long()[:, None] + along
-        columns = (right * (width - self.size + 1)).long()[:, None] + torch.where(
-            self.mirror & (side < 0.5)[:, None], along.flip(0), along
-        )
-        place = (
-            self.first[at].view(-1, 1, 1)
-            + rows[..., None] * width.view(-1, 1, 1)
-            + columns[:, None]
-        )  # (B, size, size)
-        return Images(self.pixels[:, place].transpose(0, 1), torch.full_like(index, self.label))
+        x = self.pixels[:, _places(self, index)].transpose(0, 1)
+        return Images(x, torch.full_like(index, self.label), self.name, self.credit)
 
 # %% ../nbs/library/172_photographs.ipynb #2e591e6b
+def _colour_photos(held_out):
+    "The colour photographs of one part, (1, 3, H, W) each."
+    of_part = [photos()[p.name] for p in PHOTOGRAPHS if p.held_out == held_out]
+    return [x for x in of_part if x.shape[1] == 3]
+
+
+def _reduced(x, reductions, size):
+    "A photograph averaged over blocks, where at least `size` pixels remain on a side."
+    enough = [k for k in reductions if min(x.shape[-2:]) // k >= size]
+    return [torch.nn.functional.avg_pool2d(x, k)[0] for k in enough]
+
+# %% ../nbs/library/172_photographs.ipynb #3b1f0ec0
 def photo_crops(
     size: int = 32,  # pixels on a side
     split: str = 'train',  # or 'held_out': other photographs
     count: int | None = None,  # crops there are; None: 2^20 to train on, 50,000 held out
-    reductions: tuple[int, ...] = (
-        1,
-        2,
-        4,
-        8,
-    ),  # pixels averaged, on a side; those that leave a photograph smaller than a crop are left out
+    reductions: tuple[int, ...] = (1, 2, 4, 8),  # pixels averaged, on a side, where enough remain
     label: int = 0,  # class of all crops
     seed: int = 0,  # of the windows
     device: str | torch.device | None = None,  # where the photographs lie
 ) -> Crops:  # a source: `source[index]` are (B, 3, size, size) `Images`
-    """Windows of the colour photographs at several scales, half of those to train on mirrored; the split is by photograph.
+    """Windows of the colour photographs at several scales; the split is by photograph.
 
-    Raises `ValueError` for an unknown split or a size that no photograph has."""
-    if split not in ('train', 'held_out'):
-        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    Half of those to train on are mirrored. Raises `ValueError` for an unknown split or a size that
+    no photograph has."""
+    require(split in ('train', 'held_out'), 'split', "be 'train' or 'held_out'", repr(split))
     count = (2**20 if split == 'train' else 50_000) if count is None else count
-    colour = [
-        photos()[p.name]
-        for p in PHOTOGRAPHS
-        if p.held_out == (split == 'held_out') and photos()[p.name].shape[1] == 3
-    ]
-    groups = [
-        [
-            torch.nn.functional.avg_pool2d(x, k)[0]
-            for k in reductions
-            if min(x.shape[-2:]) // k >= size
-        ]
-        for x in colour
-    ]
+    check_count(count=count)
+    groups = [_reduced(x, reductions, size) for x in _colour_photos(split == 'held_out')]
     pictures = [picture for group in groups for picture in group]
-    if not pictures or count < 1:
-        raise ValueError(
-            f"size must be at most the photographs', and count at least 1, got {size} and {count}"
-        )
-    sizes, members = (
-        [picture[0].numel() for picture in pictures],
-        [len(group) for group in groups if group],
-    )
-    tensor = lambda numbers: torch.tensor(numbers, device=device)
+    require(bool(pictures), 'size', "be at most the photographs'", size)
+    sizes = [picture[0].numel() for picture in pictures]
+    members = [len(group) for group in groups if group]
+
+    def tensor(numbers):
+        return torch.tensor(numbers, device=device)
+
     return Crops(
         size,
         count,

@@ -125,7 +125,7 @@ def _name_of(file, name):
 def opacity(
     picture: Image.Image,  # as opened from a file
 ) -> Image.Image | None:  # of mode L, 255 for opaque; None where all of it is
-    "The alpha channel of a picture of any mode, from a channel, a palette or one transparent colour."
+    "The alpha channel of a picture: its own, of its palette, or of one transparent colour."
     if not picture.has_transparency_data:
         return None
     alpha = picture.convert('RGBA').getchannel('A')
@@ -138,6 +138,18 @@ def _pixels(picture):
     return torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1)[None]
 
 # %% ../nbs/library/170_pictures.ipynb #a8d2a67d
+def _shrink(picture, alpha, longest, name):
+    "Shrink a picture and its opacity in place; what there is to say."
+    before = picture.size
+    for part in (picture, alpha):
+        if part:
+            part.thumbnail((longest, longest), Image.Resampling.BOX)
+    if picture.size == before:
+        return []
+    sizes = '{} x {} to {} x {}'.format(*before, *picture.size)
+    return [f'{name} is shrunk from {sizes} pixels']
+
+# %% ../nbs/library/170_pictures.ipynb #2335465f
 def read_picture(
     file: str | Path | BinaryIO | Image.Image,  # of any ordinary format and mode
     channels: int | None = None,  # 3 for colour, 1 for grey; None: as the file has it
@@ -163,13 +175,7 @@ def read_picture(
         raise ValueError(f"{name}: {error}") from error
     if longest is not None:
         check_count(longest=longest)
-        before = picture.size
-        for part in (picture, alpha):
-            if part:
-                part.thumbnail((longest, longest), Image.Resampling.BOX)
-        if picture.size != before:
-            sizes = '{} x {} to {} x {}'.format(*before, *picture.size)
-            notes.append(f'{name} is shrunk from {sizes} pixels')
+        notes += _shrink(picture, alpha, longest, name)
     opaque = None if alpha is None else _pixels(alpha).float() / 255
     return Picture(_pixels(picture).float() / 127.5 - 1, opaque, tuple(notes))
 
@@ -372,5 +378,5 @@ def squeeze(
     picture: Image.Image,  # of any size
     size: int,  # pixels on a side of the result
 ) -> Image.Image:  # size x size
-    "Downsampled ImageNet's (Chrabaszcz et al. 2017): the whole picture into a square, whatever its shape."
+    "Downsampled ImageNet's (Chrabaszcz et al. 2017): the whole picture into a square."
     return picture.resize((size, size), Image.Resampling.BOX)

@@ -24,7 +24,9 @@ def product_names(
     notebook: Path,  # a result notebook
 ) -> list[str]:  # names of the products that it makes
     "Which figures and tables a notebook declares."
-    return re.findall(r"Product\(\s*'([\w-]+)'", notebook.read_text(encoding='utf-8'))
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    code = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
+    return re.findall(r"Product\(\s*'([\w-]+)'", code)
 
 
 def result_notebooks(
@@ -117,8 +119,8 @@ def reproduce(
 ) -> int:  # exit status, 1 where a number disagrees with its record
     """Execute the result notebooks of a checkout at a scale and say what they made.
 
-    Raises `UsageError` for a scale or a product that does not exist, and `FileNotFoundError` outside
-    a checkout."""
+    Raises `UsageError` for a scale or a product that does not exist, and `FileNotFoundError`
+    outside a checkout."""
     one_of('--scale', scale, list(MADE_AT))
     root = checkout()
     notebooks, part = result_notebooks(root, only), 'full' if full else 'quick'

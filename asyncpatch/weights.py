@@ -38,13 +38,16 @@ def save_tensors(
 ) -> Path:  # the destination
     "Tensors and a description of them in one safetensors file, written whole or not at all."
 
-    def stored(tensor):
-        floating = dtype is not None and tensor.is_floating_point()
-        return (tensor.detach().to(dtype) if floating else tensor.detach()).contiguous().cpu()
-
     header = {'asyncpatch': json.dumps(about)}
-    content = serialise({name: stored(tensor) for name, tensor in tensors.items()}, header)
+    stored = {k: _as_stored(v, dtype).contiguous().cpu() for k, v in tensors.items()}
+    content = serialise(stored, header)
     return write_atomically(path, content)
+
+
+def _as_stored(tensor, dtype):
+    "Floating-point numbers in the precision in which they will be stored."
+    floating = dtype is not None and tensor.is_floating_point()
+    return tensor.detach().to(dtype) if floating else tensor.detach()
 
 # %% ../nbs/library/18_weights.ipynb #27ab19ad
 def _open(path):
@@ -122,6 +125,10 @@ def fingerprint(
 ) -> str:  # twelve hexadecimal digits
     "SHA-256 of the numbers in it: the same where and only where they are the same to the last bit."
     parts = [net] if isinstance(net, Tensor) else unwrapped(net).state_dict().values()
+    return _digest(parts)
+
+
+def _digest(parts):
     whole = hashlib.sha256()
     for part in parts:
         whole.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -158,16 +165,19 @@ def save(
     kind = kind or kind_of(net)
     if not isinstance(net, UNet | Autoencoder):
         raise TypeError(f"net must be a UNet or an Autoencoder, got {type(net).__name__}")
-    tensors = dict(net.state_dict())
+    tensors, inside = dict(net.state_dict()), {}
+    if isinstance(autoencoder, nn.Module):
+        autoencoder = unwrapped(autoencoder)
+        inside = dict(autoencoder.state_dict())
+        tensors |= {f'{INSIDE}{name}': value for name, value in inside.items()}
     dtype, about['stored'] = _storage(tensors, dtype, about.get('stored'))
     about.pop('autoencoder_net', None)
     header = dict({k: v for k, v in about.items() if (k, v) != ('stored', None)}, kind=kind)
     header['net'] = net.config
-    if isinstance(autoencoder, nn.Module):
-        inside = unwrapped(autoencoder)
-        tensors |= {f'{INSIDE}{name}': value for name, value in inside.state_dict().items()}
-        said = dict(type=type(inside).__name__, fingerprint=fingerprint(inside))
-        header |= dict(autoencoder=said, autoencoder_net=inside.config)
+    if inside:
+        kept = [_as_stored(value, dtype).to(value.dtype) for value in inside.values()]
+        header['autoencoder'] = dict(type=type(autoencoder).__name__, fingerprint=_digest(kept))
+        header['autoencoder_net'] = autoencoder.config
     elif autoencoder is not None:
         header['autoencoder'] = autoencoder
     return save_tensors(path, tensors, header, dtype)
@@ -235,20 +245,20 @@ def _build_network(make, config, shapes):
     with torch.random.fork_rng(devices=[]):
         return make(**config)
 
-
+# %% ../nbs/library/18_weights.ipynb #b477d292
 def _fill(net, tensors, device):
     "A network with its numbers, in single precision, ready for use."
     numbers = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     net.load_state_dict(numbers)
     return net.to(device).eval().requires_grad_(False)
 
-# %% ../nbs/library/18_weights.ipynb #b477d292
+# %% ../nbs/library/18_weights.ipynb #7bf7bb03
 def _split(named):
     "What belongs to a model, and what to the autoencoder in its file."
     inside = {k.removeprefix(INSIDE): v for k, v in named.items() if k.startswith(INSIDE)}
     return {k: v for k, v in named.items() if not k.startswith(INSIDE)}, inside
 
-
+# %% ../nbs/library/18_weights.ipynb #60f9a0c6
 def _autoencoder(path, about, device):
     "The autoencoder of a model of latents: from its file, or the one that ships."
     found = about.get('autoencoder')
@@ -261,7 +271,7 @@ def _autoencoder(path, about, device):
         return load(name, device)
     return found if isinstance(found, str) else None
 
-
+# %% ../nbs/library/18_weights.ipynb #11cebd6d
 def _as_denoiser(net, path, about, device):
     "A network as the denoiser that its header describes."
     autoencoder = _autoencoder(path, about, device)
@@ -408,7 +418,7 @@ KINDS = dict(
     oracle='the exact posterior mean of a mixture of low-rank Gaussians',
 )
 
-
+# %% ../nbs/library/18_weights.ipynb #3691a508
 def _what(about):
     "A model in a few words."
     if about['kind'] != 'denoiser':

@@ -46,7 +46,13 @@ def test_help_is_worth_reading():
         (('inpaint', '--digit', '1797'), 'from 0 to 359'),
         (('inpaint', '--digit', '-1'), 'whole number'),
         (('sample', '--label', '10'), 'from 0 to 9'),
-        (('sample', '--order', 'raster', '--points', '9'), 'at least 16'),
+        (('sample', '--order', 'raster', '--calls', '9'), 'at least 16'),
+        (('sample', '--calls', '4', '--points', '5'), '--points does not apply beside --calls'),
+        (('sample', '--out', 'a.gif'), '--out must end in one of'),
+        (('sample', '--device', 'gpu'), '--device must be a device of this machine'),
+        (('sample', '--steps', '4'), 'unrecognized arguments: --steps'),
+        (('train', '--images', 'nowhere'), '--images must be a folder of pictures'),
+        (('train', '--minutes', 'nan'), 'must be a number of at least 0'),
         (('sample', '--out', '/proc/nowhere/a.png'), 'cannot write to'),
         (('reproduce', '--out', '/proc/nowhere'), 'cannot write to'),
         (('train', '--law', 'asynchronous'), '--law must be a law of times'),
@@ -54,8 +60,15 @@ def test_help_is_worth_reading():
 )
 def test_a_mistake_is_one_line(arguments, said, tmp_path):
     result = asyncpatch(*arguments)
-    assert result.returncode == 2 and said in result.stderr and 'Traceback' not in result.stderr
+    assert result.returncode == 2 and said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ''
+
+
+def test_version_is_said():
+    import asyncpatch as package
+
+    assert asyncpatch('--version').stdout.strip() == f'asyncpatch {package.__version__}'
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
@@ -82,7 +95,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / 'a.png').write_text('precious')
-    result = asyncpatch('sample', '--points', '3', '--out', tmp_path / 'a.png')
+    result = asyncpatch('sample', '--calls', '3', '--out', tmp_path / 'a.png')
     assert (
         result.returncode == 2
         and 'exists already' in result.stderr
@@ -90,19 +103,67 @@ def test_nothing_is_overwritten(tmp_path):
     )
 
 
-def test_sample_and_inpaint_write_a_picture(tmp_path):
-    for command in (
-        ('sample', '--points', '5', '--count', '3'),
-        ('sample', '--points', '32', '--order', 'spiral', '--count', '2'),
-        ('inpaint', '--digit', '17', '--mask', 'thin', '--method', 'biharmonic', '--count', '1'),
+def test_pictures_are_written_in_the_format_of_their_suffix(tmp_path):
+    from PIL import Image
+
+    for command, names in (
+        (('sample', '--calls', '5', '--count', '1'), ['a.jpg']),
+        (('sample', '--calls', '32', '--order', 'spiral', '--count', '2'), ['a.webp', 'a-0.webp']),
+        (('inpaint', '--mask', 'thin', '--method', 'biharmonic', '--count', '1'), ['a.tif']),
     ):
-        out = tmp_path / f'{len(list(tmp_path.iterdir()))}.png'
-        result = asyncpatch(*command, '--out', out)
-        assert (
-            result.returncode == 0
-            and result.stdout.strip() == str(out)
-            and out.read_bytes()[:4] == b'\x89PNG'
-        ), result.stderr
+        result = asyncpatch(*command, '--out', tmp_path / names[0])
+        assert result.returncode == 0, result.stderr
+        for name in names:
+            assert str(tmp_path / name) in result.stdout.splitlines()
+            kind = {'.jpg': 'JPEG', '.webp': 'WEBP', '.tif': 'TIFF'}[Path(name).suffix]
+            assert Image.open(tmp_path / name).format == kind
+
+
+def test_transparency_is_kept_or_said_to_be_lost(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.RandomState(0).randint(0, 255, (16, 16, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / 'half.png')
+    asked = ('inpaint', tmp_path / 'half.png', '--mask', '2,2,6,6', '--calls', '2')
+    asked = (*asked, '--model', 'leaves16-asyncpatch')
+    assert asyncpatch(*asked, '--out', tmp_path / 'a.png').returncode == 0
+    after = np.asarray(Image.open(tmp_path / 'a.png'))
+    known = np.ones((16, 16), bool)
+    known[2:6, 2:6] = False
+    assert (after[known] == noise[known]).all() and (after[~known, 3] == 255).all()
+    lost = asyncpatch(*asked, '--out', tmp_path / 'a.jpg', PYTHONWARNINGS='default')
+    assert lost.returncode == 0 and 'transparency' in lost.stderr
+
+
+def test_own_pictures_are_learned_drawn_and_filled_in(tmp_path):
+    "The whole way of a stranger: train, more steps, sample, inpaint, with nothing but a folder."
+    import numpy as np
+    from PIL import Image
+
+    from asyncpatch.weights import load
+
+    (tmp_path / 'mine/cats').mkdir(parents=True)
+    (tmp_path / 'mine/dogs').mkdir()
+    draws = np.random.RandomState(0)
+    for i in range(4):
+        pixels = Image.fromarray(draws.randint(0, 255, (20, 30, 3), dtype=np.uint8))
+        pixels.save(tmp_path / f'mine/{("cats", "dogs")[i % 2]}/{i}.png')
+    run = ('train', '--images', 'mine', '--size', '8', '--width', '8', '--batch', '2')
+    for steps in ('2', '3'):  # the second goes on beyond the end of the first
+        done = asyncpatch(*run, '--steps', steps, '--out', 'run', cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    model = load(tmp_path / 'run')
+    assert (model.size, model.classes, model.data) == ((8, 8), 2, 'mine')
+    assert (model.about['steps'], model.about['images']) == (3, 4)
+    started = asyncpatch(*run, '--steps', '1', '--init', 'run', '--out', 'second', cwd=tmp_path)
+    assert started.returncode == 0, started.stderr
+    drawn = ('sample', '--model', 'run', '--label', '1', '--count', '1', '--calls', '2')
+    assert asyncpatch(*drawn, '--out', 'a.png', cwd=tmp_path).returncode == 0
+    assert Image.open(tmp_path / 'a.png').size == (8, 8)
+    picture = ('inpaint', 'mine/cats/0.png', '--model', 'run', '--calls', '2', '--label', '0')
+    assert asyncpatch(*picture, '--mask', '3,3,9,9', '--out', 'b.png', cwd=tmp_path).returncode == 0
+    assert Image.open(tmp_path / 'b.png').size == (30, 20)
 
 
 def test_reproduce_needs_a_checkout(tmp_path):
@@ -149,11 +210,11 @@ def test_interrupted_training_leaves_a_run_that_continues(tmp_path):
 def test_a_notebook_is_executed_and_its_progress_passed_on(tmp_path, capsys):
     import nbformat
 
-    from asyncpatch.cli import _execute
+    from asyncpatch.reproduction import execute
 
     cell = nbformat.v4.new_code_cell("import sys\nprint('half way', file=sys.stderr)\n6*7")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / 'a.ipynb')
-    _execute(tmp_path / 'a.ipynb', tmp_path / 'out/a.ipynb')
+    execute(tmp_path / 'a.ipynb', tmp_path / 'out/a.ipynb')
     outputs = nbformat.read(tmp_path / 'out/a.ipynb', 4).cells[0].outputs
     assert [o.data['text/plain'] for o in outputs] == [
         '42'

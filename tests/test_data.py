@@ -1,22 +1,27 @@
-"Data that others depend on: streams and draws that never change, true formats, faults, workers."
+"Sources that others depend on: streams and draws that never change, workers, bytes."
 
 import hashlib
-import io
-import sys
-import warnings
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from asyncpatch.data import Mirrored, batch_indices, batches, digits, to_uint8, uniform_of
-from asyncpatch.folders import Pictures, Rows, image_folder, lsun
-from asyncpatch.imagenet import imagenet64
+from asyncpatch.data import (
+    ByteImages,
+    Images,
+    Mirrored,
+    TakingTurns,
+    batch_indices,
+    batches,
+    digits,
+    grid,
+    stored,
+    to_uint8,
+    uniform_of,
+)
 from asyncpatch.leaves import leaves
 from asyncpatch.photographs import photo_crops
-from asyncpatch.pictures import crop_then_area
 
 
 def digest(parts):
@@ -26,13 +31,6 @@ def digest(parts):
     return whole.hexdigest()[:16]
 
 
-def picture(number, size=(90, 70)):
-    "Coloured noise, another one for each number."
-    return Image.fromarray(
-        np.random.RandomState(number).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    )
-
-
 def equal(stream, other):
     for (x, label), (x_other, label_other) in zip(stream, other, strict=True):
         if not (torch.equal(x, x_other) and torch.equal(label, label_other)):
@@ -40,21 +38,15 @@ def equal(stream, other):
     return True
 
 
-def quietly(stream, steps):
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return list(islice(stream, steps))
-
-
 def test_the_stream_of_the_digits_never_changes():
-    "Shipped records were trained on this stream: the digest was taken before sources and workers existed."
+    "Shipped records were trained on it: the digest is older than sources and workers."
     stream = islice(batches(digits().train, 64, seed=5, start=17), 60)
     assert digest([part for batch in stream for part in batch]) == '889eaabb2bee47c4'
 
 
 @pytest.mark.parametrize('count, size', [(7, 3), (1437, 64), (5, 12)])
 def test_batches_against_the_definition(count, size):
-    "Position p of the stream is entry p mod N of the permutation of (seed, floor(p/N)), whatever was asked for before."
+    "Position p is entry p mod N of the permutation of (seed, floor(p/N)), in any order of asking."
 
     def position(p):
         return np.random.RandomState([9, p // count]).permutation(count)[p % count]
@@ -66,7 +58,7 @@ def test_batches_against_the_definition(count, size):
 
 
 def test_the_leaves_never_change():
-    "Draws to the last bit; pixels to what rounding on another machine may do; and one image alone is the image in a batch."
+    "Draws to the last bit, pixels to rounding; one image alone is the image in a batch."
     draws = (uniform_of(torch.arange(50), 3, torch.arange(40)) * 2**24).long()
     assert digest([draws]) == '6f2d8acb2f2c4157'
     source = leaves(16)
@@ -82,7 +74,7 @@ def test_the_leaves_never_change():
 
 
 def test_leaves_and_crops_stay_on_the_gpu(monkeypatch):
-    "As far as a machine without one can tell: with pretended tensors, every operation finds its operands on one device."
+    "With pretended tensors, every operation finds its operands on one device."
     fake = pytest.importorskip('torch._subclasses.fake_tensor')
     from asyncpatch import leaves as module
     from asyncpatch.photographs import photos
@@ -124,130 +116,66 @@ def test_workers_give_the_same_stream(start):
     )
 
 
-@pytest.fixture
-def tiny_imagenet(tmp_path):
-    for number, name in enumerate(
-        (
-            'n01440764/n01440764_18',
-            'n01440764/n01440764_36',
-            'n02102040/n02102040_7',
-            'n02102040/n02102040_9',
-            'n13133613/n13133613_1',
-        )
-    ):
-        path = tmp_path / 'train' / f'{name}.JPEG'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number, (80 + 20 * number, 100)).save(path, quality=95)
-    return tmp_path
-
-
-def test_imagenet_and_a_corrupt_file(tiny_imagenet):
-    whole = imagenet64(tiny_imagenet, mirror=False)[:5]
-    assert whole.label.tolist() == [0, 0, 1, 1, 2]
-    broken = tiny_imagenet / 'train/n02102040/n02102040_7.JPEG'
-    broken.write_bytes(broken.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match='n02102040_7.JPEG cannot be read'):
-        imagenet64(tiny_imagenet)[:10]
-    alone, shared = (imagenet64(tiny_imagenet, on_error='skip') for _ in range(2))
-    assert equal(quietly(batches(alone, 4, 0), 8), quietly(batches(shared, 4, 0, workers=2), 8))
-    assert list(alone.unreadable) == list(shared.unreadable) == [str(broken)]
-    found = alone[:5]
-    assert torch.equal(found.x, whole.x[[0, 1, 3, 3, 4]]) and found.label.tolist() == [
-        0,
-        0,
-        1,
-        1,
-        2,
-    ]
-
-
-def test_a_lost_file_is_no_corrupt_image(tiny_imagenet):
-    source = imagenet64(tiny_imagenet, on_error='skip')
-    (tiny_imagenet / 'train/n01440764/n01440764_18.JPEG').unlink()
-    with pytest.raises(FileNotFoundError):
-        source[:1]
-
-
-def test_nothing_readable(tmp_path):
-    for number in range(3):
-        (tmp_path / f'{number}.png').write_text('no picture')
-    with warnings.catch_warnings(), pytest.raises(ValueError, match='none of 3 images'):
-        warnings.simplefilter('ignore')
-        image_folder(tmp_path, 8, on_error='skip')[:1]
-
-
-def test_imagenet_that_is_none(tmp_path, tiny_imagenet):
-    picture(0).save(tmp_path / 'train/n01440764/x.JPEG')
-    (tmp_path / 'val').mkdir()
-    picture(0).save(tmp_path / 'val/ILSVRC2012_val_00000001.JPEG')
-    with pytest.raises(ValueError, match='sorted into the folders'):
-        imagenet64(tmp_path, split='val')
-
-
-def test_mixed_sizes_and_modes(tmp_path):
-    "One pixel, thin strips, grey, 16 bits, alpha: all come out square, and a constant stays what it was."
-    constants = {
-        'a.png': Image.new('RGB', (1, 1), (200, 200, 200)),
-        'b.png': Image.new('L', (500, 10), 200),
-        'c.png': Image.new('RGBA', (7, 300), (200, 200, 200, 255)),
-        'd.png': Image.fromarray(np.full((40, 30), 200 * 257, np.uint16)),
-        'e.webp': Image.new('RGB', (641, 480), (200, 200, 200)),
-    }
-    for name, constant in constants.items():
-        constant.save(tmp_path / name, **(dict(lossless=True) if name.endswith('webp') else {}))
-    assert (to_uint8(image_folder(tmp_path, 32)[:5].x) == 200).all()
-    assert image_folder(tmp_path, 32, channels=1)[:5].x.shape == (5, 1, 32, 32)
-
-
-def test_lsun(tmp_path, monkeypatch):
-    lmdb = pytest.importorskip('lmdb')
-    folder = tmp_path / 'bedroom_train_lmdb'
-    folder.mkdir()
-    with lmdb.open(str(folder), map_size=2**24) as base, base.begin(write=True) as transaction:
-        for number in range(4):
-            file = io.BytesIO()
-            picture(number).save(file, 'webp', lossless=True)
-            transaction.put(b'key%d' % number, file.getvalue()[: None if number != 2 else 200])
-    with pytest.raises(ValueError, match=r'lmdb\[key2\] cannot be read'):
-        lsun(tmp_path, 32)[:4]
-    alone, shared = (lsun(tmp_path, 32, on_error='skip', mirror=True) for _ in range(2))
-    assert equal(quietly(batches(alone, 3, 0), 6), quietly(batches(shared, 3, 0, workers=2), 6))
-    assert (
-        to_uint8(alone[:1].x)[0].movedim(0, -1).numpy()
-        == np.asarray(crop_then_area(picture(0), 32))
-    ).all()
-    monkeypatch.setitem(sys.modules, 'lmdb', None)
-    with pytest.raises(ImportError, match='pip install lmdb'):
-        lsun(tmp_path, 32)
-
-
-def test_a_dataset_of_hugging_face(tmp_path):
-    "Needs the optional `datasets`: a folder of images becomes a data set, is stored as parquet and read as rows."
-    datasets = pytest.importorskip('datasets')
-    for name in ('cat/0.png', 'cat/1.png', 'dog/0.png'):
-        (tmp_path / 'raw' / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(int(name[4])).save(tmp_path / 'raw' / name)
-    datasets.load_dataset(
-        'imagefolder',
-        data_dir=str(tmp_path / 'raw'),
-        split='train',
-        cache_dir=str(tmp_path / 'cache'),
-    ).to_parquet(str(tmp_path / 'rows.parquet'))
-    rows = datasets.load_dataset(
-        'parquet',
-        data_files=str(tmp_path / 'rows.parquet'),
-        split='train',
-        cache_dir=str(tmp_path / 'cache'),
-    )
-    assert torch.equal(Pictures(Rows(rows), 32)[:3].x, image_folder(tmp_path / 'raw', 32)[:3].x)
-    assert Pictures(Rows(rows), 32)[:3].label.tolist() == [0, 0, 1]
-
-
 def test_photographs_held_out_are_other_photographs():
-    "No bright colour in a train crop of 16 by chance: the coffee's crops find no equal among 2,000 train crops."
+    "The crops held out find no equal among 2,000 train crops."
     train, held_out = (
         photo_crops(16)[:2000].x.flatten(1),
         photo_crops(16, 'held_out')[:200].x.flatten(1),
     )
     textured = held_out[held_out.std(1) > 0.1]
     assert len(textured) > 50 and torch.cdist(textured, train).min() > 1
+
+
+@pytest.mark.parametrize('ranks', [2, 3, 6])
+def test_the_shares_of_processes_make_up_the_batch(ranks):
+    source = digits().held_out
+    whole = list(islice(batches(source, 12, seed=4, start=3), 4))
+    parts = [islice(batches(source, 12, 4, 3, rank=r, ranks=ranks), 4) for r in range(ranks)]
+    for (x, label), *shares in zip(whole, *parts):
+        assert torch.equal(torch.cat([share[0] for share in shares]), x)
+        assert torch.equal(torch.cat([share[1] for share in shares]), label)
+    with pytest.raises(ValueError, match='got 12, 5 and 0'):
+        next(batches(source, 12, 4, ranks=5))
+
+
+def test_the_stream_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        next(batches(digits().held_out, 4, 0, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sources_say_what_they_are_whatever_wraps_them():
+    "A name and a credit come from the source alone, through every wrapper; others have none."
+    train = digits().train
+    for source in (train, train[3:9], Mirrored(train), stored(train[:20]), train.to('cpu')):
+        assert (source.name, source.credit, len(source.classes)) == ('digits', train.credit, 10)
+        assert source[torch.tensor([1])].name == 'digits'
+    nameless = Images(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64))
+    assert nameless.name is None and Mirrored(nameless).credit is None
+    assert TakingTurns((train, nameless)).name == 'digits and unnamed'
+    assert TakingTurns((train, nameless)).credit == train.credit
+
+
+def test_bytes_become_floats_rightly_or_are_refused():
+    "Every byte is there and back the same; a byte is never taken for a value in [-1, 1]."
+    every = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    label = torch.zeros(4, dtype=torch.int64)
+    floats = ByteImages(every, label)[:].x
+    assert floats.min() == -1 and floats.max() == 1
+    for dtype in (torch.float64, torch.float32):
+        assert torch.equal(to_uint8(floats.to(dtype)), every)
+    assert torch.equal(to_uint8(every), every) and torch.equal(grid(every), grid(floats))
+    with pytest.raises(TypeError, match=r'x.float\(\) / 127.5 - 1'):
+        Images(every, label)
+    with pytest.raises(TypeError, match='pixels must be a tensor of uint8'):
+        ByteImages(floats, label)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.bool):
+        with pytest.raises(TypeError, match='floating-point numbers'):
+            to_uint8(torch.ones(2, 1, 4, 4).to(dtype))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_once(dtype):
+    x = torch.linspace(-1, 1, 1001).to(dtype)
+    assert torch.equal(to_uint8(x), to_uint8(x.double()))

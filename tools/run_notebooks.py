@@ -1,6 +1,10 @@
 """Run notebooks in place and keep their outputs; cells that nbdev's test flags skip keep the outputs they had.
 
-python tools/run_notebooks.py [NOTEBOOK ...]     all of them without arguments
+    python tools/run_notebooks.py [NOTEBOOK ...]   all of them without arguments
+    python tools/run_notebooks.py --shipped [...]  result pages: the records that ship are shown
+
+With `--shipped` nothing is computed that a record holds: `Product.make()` hands out the full record
+that ships, at the scale of digits and those that belong to it, and the page is drawn from it.
 """
 
 import base64
@@ -35,15 +39,32 @@ def lighter(png, colours=256):
     return min(found, png, key=len)
 
 
-def run(path, flags):
+SHIPPED = """
+from asyncpatch.products import Product as _Product
+from asyncpatch.records import current_scale as _current_scale
+
+
+def _shipped(self, scale=None, part=None, **resources):
+    return self.shipped(scale or _current_scale())
+
+
+_Product.make = _shipped
+"""
+
+
+def run(path, flags, shipped=False):
     "Execute one notebook from its own folder, stop at the first error, store what it printed."
     os.environ['IN_TEST'] = '1'
+    if shipped:
+        os.environ.update(ASYNCPATCH_SCALE='digits', ASYNCPATCH_PART='full')
     nb = NBProcessor(path, rm_directives=False, process=True).nb
     for cell in nb.cells:
         if cell.cell_type == 'code' and not is_skipped(cell, flags):
             cell['outputs'] = []  # a cell that falls silent keeps nothing
     shell, here = CaptureShell(path), os.getcwd()
     shell.run_cell('%matplotlib inline')
+    if shipped:
+        shell.run_cell(SHIPPED)
     os.chdir(path.parent)
     try:
         shell.run_all(nb, exc_stop=True, preproc=lambda cell: is_skipped(cell, flags))
@@ -65,8 +86,9 @@ if __name__ == '__main__':
     config = get_config()
     sys.path.insert(0, str(config.config_path))
     flags = set(config.tst_flags.split()) - set(os.environ.get('RUN_FLAGS', '').split())
-    for path in [Path(p).resolve() for p in sys.argv[1:]] or sorted(
-        p.resolve() for p in nbglob(as_path=True)
-    ):
+    shipped = '--shipped' in sys.argv
+    names = [name for name in sys.argv[1:] if name != '--shipped']
+    every = sorted(p.resolve() for p in nbglob(as_path=True))
+    for path in [Path(name).resolve() for name in names] or every:
         print(path.relative_to(config.config_path), flush=True)
-        run(path, flags)
+        run(path, flags, shipped)

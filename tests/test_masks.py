@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from asyncpatch.conventions import check_known
-from asyncpatch.masks import FAMILIES, MASKS, REPAINT, latent_known
+from asyncpatch.masks import FAMILIES, MASKS, REPAINT, latent_known, random_pixels
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
-
 
 
 @pytest.mark.parametrize('name', list(FAMILIES))
@@ -63,3 +62,19 @@ def test_latent_mask_by_brute_force():
 def test_a_mask_that_does_not_fit_is_refused(bad, error, says):
     with pytest.raises(error, match=says):
         check_known(bad, torch.zeros(2, 3, 8, 8), both=True)
+
+
+def test_the_random_pixels_of_rad():
+    "Missing are ceil((N - 1) q / 100) of N pixels for a q from 90 to 95, and nothing else."
+    known = random_pixels(500, 16, 16, seeded(0))
+    missing = (~known).sum((1, 2, 3)).unique().tolist()
+    assert missing == [-(-255 * q // 100) for q in range(90, 96)]
+
+
+@pytest.mark.parametrize(
+    'n, height, width, says', [(0, 8, 8, 'n'), (1, 1, 8, 'height'), (1, 8, 1, 'width')]
+)
+def test_an_error_names_the_argument(n, height, width, says):
+    for draw in FAMILIES.values():
+        with pytest.raises(ValueError, match=f'{says} must be at least'):
+            draw(n, height, width)
