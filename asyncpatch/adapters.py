@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .conventions import DenoiserLike, NoiseSchedule, check_positive, require
 from .schedules import rectified_flow
 
 # %% ../nbs/library/151_adapters.ipynb #61035e6d
@@ -21,31 +22,29 @@ def one_clock(
 
     Raises `ValueError` where an image has more than one time."""
     flat = t.flatten(1)
-    if bool((flat != flat[:, :1]).any()):
-        raise ValueError(
-            "t must be one time per image for a network with one clock, got a map of different times"
-        )
+    same = not bool((flat != flat[:, :1]).any())
+    require(
+        same, 't', 'be one time per image for a network with one clock', 'a map of different times'
+    )
     return flat[:, 0]
 
 # %% ../nbs/library/151_adapters.ipynb #c6cf9a39
 def from_sigma(
-    net: Callable,  # clean image from data plus noise, `net(y, sigma, label)`; sigma comes as (B, 1, H, W) or (B, 1, 1, 1)
-    schedule: Callable = rectified_flow,  # of the sampler: maps t to (alpha, sigma)
-    largest: float = 80.0,  # noise level that stands for pure noise; EDM's networks were trained up to about 80
-) -> Callable:  # posterior mean, `denoiser(z, t, label)`
-    """A variance-exploding network as a denoiser: $\\hat{\\mathbf x}(\\mathbf z,t)=D(\\mathbf z/\\alpha_t,\\ \\sigma_t/\\alpha_t)$ (Karras et al., 2022).
+    net: Callable,  # clean image from data plus noise, `net(y, sigma, label)`
+    schedule: NoiseSchedule = rectified_flow,  # of the sampler: maps t to (alpha, sigma)
+    largest: float = 80.0,  # noise level that stands for pure noise; EDM trains up to about 80
+) -> DenoiserLike:  # posterior mean, `denoiser(z, t, label)`
+    """$\\hat{\\mathbf x}(\\mathbf z,t)=D(\\mathbf z/\\alpha_t,\\ \\sigma_t/\\alpha_t)$ (Karras et al., 2022).
 
+    A variance-exploding network as a denoiser; sigma comes as (B, 1, H, W) or (B, 1, 1, 1).
     Raises `ValueError` unless `largest` is positive."""
-    if not largest > 0:
-        raise ValueError(f"largest must be a positive noise level, got {largest:g}")
+    check_positive(largest=largest)
 
     def denoiser(z, t, label=None):
-        alpha, sigma = schedule(
-            t.to(z.dtype)
-            .reshape((1,) * (z.ndim - t.ndim) + t.shape)
-            .expand(len(z), *t.shape[t.ndim - z.ndim + 1 :])
-        )
+        times = t.to(z.dtype).reshape((1,) * (z.ndim - t.ndim) + t.shape)
+        alpha, sigma = schedule(times.expand(len(z), *times.shape[1:]))
         scale = torch.maximum(alpha, sigma / largest)
         return net(z / scale, sigma / scale, label)
 
+    denoiser.schedule = schedule
     return denoiser

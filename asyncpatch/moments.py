@@ -6,19 +6,19 @@
 __all__ = ['propagate']
 
 # %% ../nbs/library/130_moments.ipynb #2b269215
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .conventions import Generators
-from .samplers import _first, _planned, ddim_step
-from .schedules import rectified_flow
+from .conventions import DenoiserLike, NoiseSchedule, Step, TimeMaps, require
+from .denoisers import schedule_of
+from .samplers import ddim_step, first_state, follow
 
 # %% ../nbs/library/130_moments.ipynb #2ec77a9c
 class _Impulses(TorchFunctionMode):
-    "Inside, `torch.randn` draws zeros, except that the k-th number drawn, k = 0, 1, ..., is 1 for sample `silent + k`."
+    """Inside, `torch.randn` draws zeros, but for a single 1 in some samples.
+
+    The k-th number drawn, k = 0, 1, ..., is 1 for sample `silent + k`."""
 
     def __init__(self, silent):
         super().__init__()
@@ -27,62 +27,68 @@ class _Impulses(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not torch.randn:
             return func(*args, **(kwargs or {}))
-        noise = torch.zeros(
-            *args, **{name: value for name, value in kwargs.items() if name != 'generator'}
-        )
-        number = self.silent + self.drawn + torch.arange(noise[0].numel(), device=noise.device)
-        self.drawn += noise[0].numel()
+        options = {name: value for name, value in kwargs.items() if name != 'generator'}
+        noise = torch.zeros(*args, **options)
+        places = noise[0].numel()
+        number = self.silent + self.drawn + torch.arange(places, device=noise.device)
+        self.drawn += places
         heard = torch.arange(len(noise), device=noise.device)[:, None] == number
         return noise + heard.reshape(noise.shape)
 
 
 def _respond(step, denoiser, z, t, s, label, schedule):
-    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row; room for three draws of noise."
-    size = z.numel()
-    nudges = torch.eye(1 + 4 * size, size, dtype=z.dtype, device=z.device).roll(1, 0)
-    with _Impulses(1 + size) as draws:
-        out = step(
-            denoiser, z + nudges.reshape(-1, *z.shape[1:]), t, s, None, label, schedule=schedule
-        )[0]
-    if draws.drawn > 3 * size:
+    "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row."
+    size, draws = z.numel(), 3  # room for three draws of noise for each pixel
+    nudges = torch.eye(1 + (1 + draws) * size, size, dtype=z.dtype, device=z.device).roll(1, 0)
+    states = z + nudges.reshape(-1, *z.shape[1:])
+    with _Impulses(1 + size) as noise:
+        out, _ = step(denoiser, states, t, s, None, label, schedule=schedule)
+    if noise.drawn > draws * size:
         raise ValueError(
-            f"step must draw at most 3 numbers per pixel, it drew {draws.drawn / size:g}"
+            f"step must draw at most {draws} numbers per pixel, it drew {noise.drawn / size:g}"
         )
     rows = (out[1:] - out[:1]).flatten(1)
     return out[:1], rows[:size], rows[size:]
 
 # %% ../nbs/library/130_moments.ipynb #dffa856d
 def propagate(
-    denoiser: Callable,  # posterior mean, affine in z: a `Gaussian` oracle
-    maps: Tensor | Callable,  # time maps, as for `sample`
-    shape: tuple | None = None,  # of one image, (1, C, H, W); taken from `x` where that is given
+    denoiser: DenoiserLike,  # posterior mean, affine in z: a `Gaussian` oracle
+    maps: TimeMaps,  # time maps, as for `sample`
+    shape: tuple[int, ...] | None = None,  # of one image, (1, C, H, W); that of `x` if given
     x: Tensor | None = None,  # data of the pixels that start below time 1, (1, C, H, W)
     label: Tensor | None = None,  # not looked at by a Gaussian oracle
-    generator: Generators = None,  # not used: nothing is drawn
-    step: Callable = ddim_step,  # how to move
-    schedule: Callable = rectified_flow,  # maps t to (alpha, sigma)
-    x_cov: Tensor
-    | None = None,  # covariance of `x`, (D, D), where `x` is the mean of random data; None for data that are given
+    generator=None,  # not used: nothing is drawn
+    step: Step = ddim_step,  # how to move
+    schedule: NoiseSchedule | None = None,  # the denoiser's own
+    x_cov: Tensor | None = None,  # covariance of `x`, (D, D), where `x` is the mean of random data
 ) -> tuple[Tensor, Tensor]:  # mean, (1, C, H, W), and covariance, (D, D)
-    """What `sample` would make, as exact mean and covariance (@eq-moments): for affine denoisers only.
+    """What `sample` would make, as exact mean and covariance (@eq-moments).
 
-    Raises `ValueError` for more than one image, and for what `sample` would refuse."""
+    For affine denoisers only. Raises `ValueError` for more than one image, and for what `sample`
+    would refuse."""
+    if shape is None and x is None:
+        raise ValueError("give shape, or x with the pixels to start from")
     shape = tuple(x.shape if shape is None else shape)
-    if shape[0] != 1:
-        raise ValueError(f"x must be one image to propagate its law, got {shape[0]}")
-    plan, i = _planned(maps, shape), 0
-    t, _ = plan(0, None, None)
+    require(shape[0] == 1, 'x', 'be one image to propagate its law', shape[0])
+    schedule, at = schedule_of(denoiser, schedule), follow(maps, shape)
+    t, i = at(0), 0
     with _Impulses(1):
-        mean = _first(x, t, shape, None, schedule)  # no noise: the mean
-    alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in (*schedule(t),))
-    pure = (t == 1).expand_as(mean).flatten()
-    cov = torch.diag(sigma.masked_fill(pure, 1) ** 2)
-    if x_cov is not None:
-        cov = cov + alpha.masked_fill(pure, 0)[:, None] * x_cov * alpha.masked_fill(pure, 0)
-    while (point := plan(i + 1, mean, None)) is not None:
-        s, _ = point
+        mean = first_state(x, t, shape, None, schedule)  # no noise: the mean
+    cov = _first_covariance(mean, t, schedule, x_cov)
+    while (s := at(i + 1, mean, None)) is not None:
         if not torch.equal(s, t):
             mean, F, G = _respond(step, denoiser, mean, t, s, label, schedule)
             cov = F.mT @ cov @ F + G.mT @ G
         t, i = s, i + 1
     return mean, cov
+
+# %% ../nbs/library/130_moments.ipynb #98d2e03a
+def _first_covariance(mean, t, schedule, x_cov):
+    "Of the state in which a run starts: noise alone at time 1, noised data below."
+    alpha, sigma = (part.expand_as(mean).flatten().to(mean) for part in schedule(t))
+    pure = (t == 1).expand_as(mean).flatten()
+    cov = torch.diag(sigma.masked_fill(pure, 1) ** 2)
+    if x_cov is None:
+        return cov
+    kept = alpha.masked_fill(pure, 0)
+    return cov + kept[:, None] * x_cov * kept

@@ -7,6 +7,7 @@ __all__ = ['PAPER_UNETS', 'sinusoidal_embedding', 'reduce_times', 'RMSNorm', 'Fi
            'Embedding', 'UNet', 'count_parameters']
 
 # %% ../nbs/library/15_unet.ipynb #6d18737c
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -14,83 +15,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .tables import TimeTable, flat_rows
+from .conventions import TimeLaw, require
+from .tables import TimeTable, ask_by_table, prepare_plan, project, rms_norm, tabulated
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(
-    t: Tensor,  # times in [0, 1], any shape
+    t: Tensor,  # times in [0, 1], any shape, in float32 or float64
     width: int,  # number of features, even
 ) -> Tensor:  # one more axis at the end, (…, width)
-    "$[\\cos(1000\\,\\omega_kt),\\sin(1000\\,\\omega_kt)]$ with $\\omega_k=10^{-4k/(w/2)}$ (Vaswani et al., 2017; scaling of the authors' toolbox)."
-    if width % 2:
-        raise ValueError(f"width must be even, got {width}")
-    frequencies = torch.exp(
-        -math.log(1e4) * torch.arange(width // 2, device=t.device, dtype=t.dtype) / (width // 2)
-    )
+    """$[\\cos(1000\\,\\omega_kt),\\sin(1000\\,\\omega_kt)]$ with $\\omega_k=10^{-4k/(w/2)}$.
+
+    From Vaswani et al. (2017), with the scaling of the authors' toolbox.
+    Raises `ValueError` for an odd `width`."""
+    require(width % 2 == 0, 'width', 'be even', width)
+    half = width // 2
+    step = torch.arange(half, device=t.device, dtype=t.dtype)
+    frequencies = torch.exp(-math.log(1e4) * step / half)
     angle = 1000 * t.unsqueeze(-1) * frequencies
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 # %% ../nbs/library/15_unet.ipynb #51a7ea94
 def reduce_times(
-    t: Tensor,  # times in [0, 1], (B, 1, h, w), or (B, 1, 1, 1) where one time rules the image
+    t: Tensor,  # times, (B, 1, h, w), or (B, 1, 1, 1) where one time rules the image
     reduction: str = 'average',  # "average" or "nearest"
 ) -> Tensor:  # (B, 1, h/2, w/2); a single time stays as it is
     "Times at half the resolution. Raises `ValueError` for an unknown reduction."
-    if reduction not in ('average', 'nearest'):
-        raise ValueError(f"reduction must be 'average' or 'nearest', got {reduction!r}")
+    known = reduction in ('average', 'nearest')
+    require(known, 'reduction', "be 'average' or 'nearest'", repr(reduction))
     if t.shape[-2:] == (1, 1):
         return t
     return F.avg_pool2d(t, 2) if reduction == 'average' else t[..., ::2, ::2]
 
 # %% ../nbs/library/15_unet.ipynb #2e404bb1
-class _OverRootMeanSquare(torch.autograd.Function):
-    "The norm with its gradient written out: on a CPU fewer passes over memory, and fewer calls, than autograd makes."
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x, epsilon):
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return x * inverse, inverse
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0], output[1])
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx, g, _):
-        x, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            inverse = (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
-        along = torch.linalg.vecdot(g, x).unsqueeze(-1) * inverse**3
-        return torch.addcmul(g * inverse, x, along, value=-1 / x.shape[-1]), None
-
-# %% ../nbs/library/15_unet.ipynb #b69d7b5e
 class RMSNorm(nn.Module):
-    "Features over their root mean square, pixel by pixel: $x/\\sqrt{\\overline{x^2}+10^{-5}}$ over channels, times a gain if asked for."
+    "$x/\\sqrt{\\overline{x^2}+10^{-5}}$ over channels, pixel by pixel, times a gain if asked for."
 
-    def __init__(self, channels: int, gain: bool = True):
+    def __init__(
+        self,
+        channels: int,  # of the features
+        gain: bool = True,  # multiply every channel by a number that is learnt
+    ):
         super().__init__()
-        self.shape, self.gain = (channels,), nn.Parameter(torch.ones(channels)) if gain else None
-        self.register_buffer('epsilon', torch.tensor(1e-5), persistent=False)
+        self.gain = nn.Parameter(torch.ones(channels)) if gain else None
 
     def forward(
         self,
         x: Tensor,  # features, (…, channels)
     ) -> Tensor:  # of the same shape
-        written_out = (
-            x.device.type == 'cpu'
-            and x.dtype == self.epsilon.dtype
-            and not torch.compiler.is_compiling()
-        )
-        if not written_out:
-            return F.rms_norm(
-                x, self.shape, None if self.gain is None else self.gain.to(x.dtype), 1e-5
-            )
-        y = _OverRootMeanSquare.apply(x, self.epsilon)[0]
-        return y if self.gain is None else y * self.gain
+        return rms_norm(x, self.gain)
 
 # %% ../nbs/library/15_unet.ipynb #63e72128
 def _name_halves(film, state, prefix, _):
@@ -109,13 +81,19 @@ def _join_halves(film, state, prefix, *_):
 
 # %% ../nbs/library/15_unet.ipynb #f1d40a5b
 class FiLM(nn.Module):
-    "Modulation by an embedding: $h\\mapsto h\\,\\gamma(e)+\\beta(e)$ (Perez et al., 2018); $\\gamma=1$ and $\\beta=0$ at the start."
+    """Modulation by an embedding, $h\\mapsto h\\,\\gamma(e)+\\beta(e)$ (Perez et al., 2018).
 
-    def __init__(self, embedding: int, channels: int):
+    At the start $\\gamma=1$ and $\\beta=0$."""
+
+    def __init__(
+        self,
+        embedding: int,  # width of the embedding
+        channels: int,  # of the features
+    ):
         super().__init__()
         self.both = nn.Linear(embedding, 2 * channels)
-        for p in self.both.parameters():
-            nn.init.zeros_(p)
+        nn.init.zeros_(self.both.weight)
+        nn.init.zeros_(self.both.bias)
         nn.init.ones_(self.both.bias.data[:channels])
         self.register_state_dict_post_hook(_name_halves)
         self.register_load_state_dict_pre_hook(_join_halves)
@@ -123,21 +101,9 @@ class FiLM(nn.Module):
     def forward(
         self,
         h: Tensor,  # features, (B, H, W, channels)
-        e: Tensor,  # embedding of every pixel, (B, H, W, embedding), of the image, (B, 1, 1, embedding), or of a table of times, (B, K, embedding), or (K, embedding)
-        index: Tensor
-        | None = None,  # row of the table for every pixel, (H W,) where it is the same in all images, else (B H W,) among the rows of all
-    ) -> Tensor:
-        if index is None:
-            both = self.both(e)
-        else:
-            shared = len(index) < h.shape[:-1].numel()
-            rows = (
-                self.both(e).index_select(1, index)
-                if shared
-                else self.both(e.flatten(0, -2)).index_select(0, index)
-            )
-            both = rows.view(*h.shape[:-1], -1)
-        scale, shift = both.chunk(2, -1)
+        e: Tensor,  # of every pixel, (B, H, W, embedding), or (B, 1, 1, embedding) of the image
+    ) -> Tensor:  # of the shape of `h`
+        scale, shift = project(self.both, e, h.shape[:-1]).chunk(2, -1)
         return torch.addcmul(shift, h, scale)
 
 # %% ../nbs/library/15_unet.ipynb #6a6ecfa2
@@ -149,30 +115,26 @@ def _convolve(convolution: nn.Conv2d, h: Tensor) -> Tensor:
 def _resample(h: Tensor, change: str) -> Tensor:
     "Features, (B, H, W, C), at half the resolution (average) or at twice (repeated)."
     h = h.permute(0, 3, 1, 2)
-    h = (
-        F.avg_pool2d(h, 2)
-        if change == 'down'
-        else F.interpolate(h, scale_factor=2.0, mode='nearest')
-    )
+    h = F.avg_pool2d(h, 2) if change == 'down' else F.interpolate(h, scale_factor=2.0)
     return h.permute(0, 2, 3, 1).contiguous()
 
 # %% ../nbs/library/15_unet.ipynb #cb29dfd2
 class ResidualBlock(nn.Module):
-    "Norm, GELU, convolution, norm, FiLM, GELU, convolution, added to the (projected) input; may change the resolution on its way, after the first GELU."
+    """Norm, GELU, convolution, norm, FiLM, GELU, convolution, added to the (projected) input.
+
+    May change the resolution on its way, after the first GELU."""
 
     def __init__(
         self,
-        channels_in: int,
-        channels: int,
-        embedding: int,
-        dropout: float = 0.0,
-        change: str | None = None,
+        channels_in: int,  # of what comes in
+        channels: int,  # of what comes out
+        embedding: int,  # width of the embedding of times
+        dropout: float = 0.0,  # before the last convolution
+        change: str | None = None,  # of the resolution: "down", "up" or None
     ):
         super().__init__()
-        self.norm1, self.norm2 = (
-            RMSNorm(channels_in),
-            RMSNorm(channels, gain=False),
-        )  # its gain is the bias of FiLM's scale
+        self.norm1 = RMSNorm(channels_in)
+        self.norm2 = RMSNorm(channels, gain=False)  # its gain is the bias of FiLM's scale
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.film = FiLM(embedding, channels)
         self.dropout, self.change = nn.Dropout(dropout), change
@@ -184,12 +146,12 @@ class ResidualBlock(nn.Module):
     def forward(
         self,
         x: Tensor,  # features, (B, H, W, channels_in)
-        times: tuple,  # embedding and index, as `FiLM` takes them, at the resolution of the result
+        e: Tensor,  # embedding of times, (B, h, w, embedding), at the resolution of the result
     ) -> Tensor:  # (B, H, W, channels), or half or twice the size
         h = F.gelu(self.norm1(x))
         if self.change:
             h, x = _resample(h, self.change), _resample(x, self.change)
-        h = self.film(self.norm2(_convolve(self.conv1, h)), *times)
+        h = self.film(self.norm2(_convolve(self.conv1, h)), e)
         return self.skip(x) + _convolve(self.conv2, self.dropout(F.gelu(h)))
 
 # %% ../nbs/library/15_unet.ipynb #932ca926
@@ -198,32 +160,40 @@ def rotate(
     height: int,  # H
     width: int,  # W
 ) -> Tensor:  # of the same shape
-    "$x_k+ix_{k+w/4}$ turned by $y\\,100^{-4k/w}$ in the first half of the features and by $x\\,100^{-4k/w}$ in the second (Su et al., 2021, along both axes)."
+    """$x_k+ix_{k+w/4}$ turned by $y\\,100^{-4k/w}$ in the first half of the features and by
+    $x\\,100^{-4k/w}$ in the second (Su et al., 2021, along both axes)."""
     quarter = x.shape[-1] // 4
     frequencies = 100.0 ** (-torch.arange(quarter, device=x.device) / quarter)
-    y, x_ = (torch.arange(n, device=x.device)[:, None] * frequencies for n in (height, width))
-    angle = torch.stack(
-        [y[:, None].expand(height, width, -1), x_[None].expand(height, width, -1)], 2
-    ).flatten(0, 1)  # (HW, 2, width/4)
+    rows = torch.arange(height, device=x.device)[:, None] * frequencies
+    columns = torch.arange(width, device=x.device)[:, None] * frequencies
+    grid = (height, width, -1)
+    both = [rows[:, None].expand(grid), columns[None].expand(grid)]
+    angle = torch.stack(both, 2).flatten(0, 1)  # (HW, 2, width/4)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.unflatten(-1, (2, 2, quarter)).unbind(-2)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -2).flatten(-3)
 
 # %% ../nbs/library/15_unet.ipynb #69f27f1d
 class Attention(nn.Module):
-    """Multi-head self-attention over pixels with QK normalisation, added to its input; starts as the identity.
+    """Multi-head self-attention over pixels with QK normalisation, added to its input.
 
-    Raises `ValueError` for channels that do not divide into heads, and for heads that rotation cannot halve twice."""
+    Starts as the identity. Raises `ValueError` for channels that do not divide into heads, and for
+    heads that rotation cannot halve twice."""
 
-    def __init__(self, channels: int, head_width: int = 32, rope: bool = False, scale: float = 8.0):
+    def __init__(
+        self,
+        channels: int,  # of the features
+        head_width: int = 32,  # features of a head
+        rope: bool = False,  # rotate queries and keys by their places
+        scale: float = 8.0,  # of the dot products, at the start
+    ):
         super().__init__()
         self.heads, self.rope = max(1, channels // head_width), rope
-        if channels % self.heads:
-            raise ValueError(f"channels must divide into {self.heads} heads, got {channels}")
-        if rope and channels // self.heads % 4:
-            raise ValueError(
-                f"heads must have a width that 4 divides for rotation, got {channels // self.heads}"
-            )
+        fits = channels % self.heads == 0
+        require(fits, 'channels', f'divide into {self.heads} heads', channels)
+        width = channels // self.heads
+        fits = not rope or width % 4 == 0
+        require(fits, 'heads', 'have a width that 4 divides for rotation', width)
         self.norm = RMSNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.log_scale = nn.Parameter(torch.full((self.heads, 1, 1), math.log(scale)))
@@ -235,10 +205,9 @@ class Attention(nn.Module):
         self,
         x: Tensor,  # features, (B, H, W, channels)
     ) -> Tensor:  # of the same shape
-        b, h, w, c = x.shape
-        q, k, v = (
-            self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, HW, C/heads)
+        b, h, w, _ = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW, C/heads)
         q, k = F.normalize(q, dim=-1) * self.log_scale.exp(), F.normalize(k, dim=-1)
         if self.rope:
             q, k = rotate(q, h, w), rotate(k, h, w)
@@ -247,70 +216,81 @@ class Attention(nn.Module):
 
 # %% ../nbs/library/15_unet.ipynb #a6fc1082
 class Embedding(nn.Module):
-    "Times and labels as vectors, ready for `FiLM`: an MLP of the sinusoids, plus a vector per class, through GELU; no class is the zero vector."
+    """Times and labels as vectors, ready for `FiLM`: an MLP of the sinusoids, plus a vector per
+    class, through GELU; no class is the zero vector."""
 
-    def __init__(self, width: int, classes: int = 0):
+    def __init__(
+        self,
+        width: int,  # of the vectors
+        classes: int = 0,  # number of classes, 0 for none
+    ):
         super().__init__()
         self.width = width
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.label = (
-            nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False)
-            if classes
-            else None
-        )  # the default's numbers; on the meta device it costs a second less
+        self.label = None
+        if classes:  # the numbers of nn.Embedding(classes, width), which is slow on the meta device
+            self.label = nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False)
 
     def forward(
         self,
-        t: Tensor,  # times, (B, h, w)
+        t: Tensor,  # times, (B, h, w), in float32 or float64
         label: Tensor | None,  # classes, (B,); -1 is no class
-    ) -> Tensor:  # (B, h, w, width)
-        n = len(t)
+    ) -> Tensor:  # (B, h, w, width), of the dtype of the weights
+        images = len(t)
         if t.stride(0) == 0:
             t = t[:1]  # the same for all images
-        e = self.mlp(sinusoidal_embedding(t, self.width))
+        e = self.mlp(sinusoidal_embedding(t, self.width).to(self.mlp[0].weight.dtype))
         if label is None or self.label is None:
-            return F.gelu(e).expand(n, -1, -1, -1)
+            return F.gelu(e).expand(images, -1, -1, -1)
         vector = self.label(label.clamp(min=0)) * (label >= 0)[:, None]
         return F.gelu(e + vector[:, None, None])
 
 # %% ../nbs/library/15_unet.ipynb #2882c500
 def _first_scale(size, level):
-    "Where the scale of attention starts at a level: $\\log_2(L^2-L)$ over its $L$ pixels; 8 where the size is not known."
+    "Where the scale of attention starts: $\\log_2(L^2-L)$ over $L$ pixels; 8 if not known."
     if size is None:
         return 8.0
     pixels = max(4, (size >> level) ** 2)
     return math.log2(pixels**2 - pixels)
 
 
-def _level(widths, embedding, attention, dropout, channels_in, blocks):
-    "Residual blocks of one level, each followed by attention where `attention` holds its options."
+def _level(width, embedding, attention, dropout, channels_in, joined):
+    "Residual blocks, each followed by attention where `attention` holds its options."
     layers = nn.ModuleList()
-    for width in blocks:
-        layers.append(
-            nn.ModuleList(
-                [
-                    ResidualBlock(channels_in + width, widths, embedding, dropout),
-                    nn.Identity() if attention is None else Attention(widths, **attention),
-                ]
-            )
-        )
-        channels_in = widths
+    for more in joined:  # channels that a skip connection brings to each block
+        block = ResidualBlock(channels_in + more, width, embedding, dropout)
+        attend = nn.Identity() if attention is None else Attention(width, **attention)
+        layers.append(nn.ModuleList([block, attend]))
+        channels_in = width
     return layers
 
 
-def _run(level, h, times, skips=None):
+def _run(level, h, e, skips=None):
     "A level applied: on the way up each block first takes what the way down left."
     left = []
     for block, attention in level:
-        h = attention(block(h if skips is None else torch.cat([h, skips.pop()], -1), times))
+        h = block(h if skips is None else torch.cat([h, skips.pop()], -1), e)
+        h = attention(h)
         left.append(h)
     return h, left
 
 # %% ../nbs/library/15_unet.ipynb #c63a77e2
-class UNet(nn.Module):
-    """A residual UNet over a map of times: `net(z, t, label, condition)` is the prediction, of the size of `z` (paper, App. E, Table 6).
+def _stored(value):
+    "An option as it stands in files."
+    return list(value) if isinstance(value, (list, tuple)) else value
 
-    Raises `ValueError` for images that the levels do not divide, a time map of another size, labels without classes, and a condition that is missing or not asked for."""
+
+def _check_condition(condition, wanted):
+    found = None if condition is None else tuple(condition.shape)
+    require(found == wanted, 'condition', f'be {wanted}', found)
+
+# %% ../nbs/library/15_unet.ipynb #69c08a49
+class UNet(nn.Module):
+    """A residual UNet over a map of times (paper, App. E, Table 6).
+
+    `net(z, t, label, condition)` is the prediction, of the size of `z`.
+    Raises `ValueError` for images that the levels do not divide, a time map of another size, labels
+    without classes, and a condition that is missing or not asked for."""
 
     def __init__(
         self,
@@ -326,188 +306,120 @@ class UNet(nn.Module):
         reduction: str = 'average',  # how inner levels see the times: average or nearest
         condition: int = 0,  # channels of a further input at every pixel, 0 for none
         outputs: int | None = None,  # channels of the prediction, `channels` if not given
-        resampling: str = 'plain',  # how the resolution changes: plain (average, repeat), or residual (the same inside a residual block)
+        resampling: str = 'plain',  # plain (average, repeat), or inside a residual block: residual
         head_width: int = 32,  # features of a head of attention
         rope: bool = False,  # rotate queries and keys by their places
-        size: int
-        | None = None,  # side of the images to come, for the first scale of attention; 8 if not given
+        size: int | None = None,  # side of the images, for the first scale of attention
     ):
+        given = {name: _stored(value) for name, value in locals().items()}
         super().__init__()
-        if resampling not in ('plain', 'residual'):
-            raise ValueError(f"resampling must be 'plain' or 'residual', got {resampling!r}")
-        self.config = dict(
-            channels=channels,
-            base=base,
-            multipliers=list(multipliers),
-            blocks=list(blocks),
-            middle=middle,
-            attention=list(attention),
-            classes=classes,
-            embedding=embedding,
-            dropout=dropout if isinstance(dropout, (int, float)) else list(dropout),
-            reduction=reduction,
-            condition=condition,
-            outputs=outputs,
-            resampling=resampling,
-            head_width=head_width,
-            rope=rope,
-            size=size,
-        )
-        self.channels, self.classes, self.condition, self.reduction = (
-            channels,
-            classes,
-            condition,
-            reduction,
-        )
+        self.config = {name: given[name] for name in inspect.signature(UNet).parameters}
+        self.channels, self.classes, self.condition = channels, classes, condition
+        known = resampling in ('plain', 'residual')
+        require(known, 'resampling', "be 'plain' or 'residual'", repr(resampling))
+        self.reduction = reduction
         widths, e = [base * m for m in multipliers], embedding or base
-        before, last = [base, *widths[:-1]], len(widths) - 1
+        before, after = [base, *widths[:-1]], [*widths[1:], widths[-1]]
+        levels = range(len(widths))
         drop = [dropout] * len(widths) if isinstance(dropout, (int, float)) else list(dropout)
-        if not len(widths) == len(blocks) == len(drop):
-            raise ValueError(
-                f"multipliers, blocks and dropout must be as many as levels, got {len(widths)}, {len(blocks)} and {len(drop)}"
-            )
-        heads = [
-            dict(head_width=head_width, rope=rope, scale=_first_scale(size, i))
-            for i in range(len(widths))
-        ]
-        attend = [heads[i] if i in attention else None for i in range(len(widths))]
+        counts = len(widths), len(blocks), len(drop)
+        wanted = 'be as many as levels'
+        require(len({*counts}) == 1, 'multipliers, blocks and dropout', wanted, counts)
+        options = dict(head_width=head_width, rope=rope)
+        heads = [dict(options, scale=_first_scale(size, i)) for i in levels]
+        attend = [heads[i] if i in attention else None for i in levels]
         self.embed = Embedding(e, classes)
         self.first = nn.Conv2d(channels + condition, base, 3, padding=1)
         self.down = nn.ModuleList(
-            _level(w, e, attend[i], drop[i], before[i], [0] * blocks[i])
-            for i, w in enumerate(widths)
+            _level(widths[i], e, attend[i], drop[i], before[i], [0] * blocks[i]) for i in levels
         )
         self.middle = _level(widths[-1], e, heads[-1], drop[-1], widths[-1], [0] * middle)
+        joined = [[widths[i]] * blocks[i] + [before[i]] for i in levels]
         self.up = nn.ModuleList(
-            _level(
-                w, e, attend[i], drop[i], widths[min(i + 1, last)], [w] * blocks[i] + [before[i]]
-            )
-            for i, w in enumerate(widths)
+            _level(widths[i], e, attend[i], drop[i], after[i], joined[i]) for i in levels
         )
-        self.halving, self.doubling = None, None
+        self.halving = self.doubling = None
         if resampling == 'residual':
-            self.halving = nn.ModuleList(
-                ResidualBlock(w, w, e, d, 'down') for w, d in zip(widths[:-1], drop[1:])
-            )
-            self.doubling = nn.ModuleList(
-                ResidualBlock(w, w, e, d, 'up') for w, d in zip(widths[1:], drop[:-1])
-            )
-        self.last = nn.Sequential(
-            RMSNorm(widths[0]), nn.GELU(), nn.Conv2d(widths[0], outputs or channels, 3, padding=1)
-        )
-        nn.init.zeros_(self.last[-1].weight)
-        nn.init.zeros_(self.last[-1].bias)
+            finer, coarser = zip(widths[:-1], drop[1:]), zip(widths[1:], drop[:-1])
+            self.halving = nn.ModuleList(ResidualBlock(w, w, e, d, 'down') for w, d in finer)
+            self.doubling = nn.ModuleList(ResidualBlock(w, w, e, d, 'up') for w, d in coarser)
+        last = nn.Conv2d(widths[0], outputs or channels, 3, padding=1)
+        self.last = nn.Sequential(RMSNorm(widths[0]), nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    prepare = prepare_plan
+
+    def prepare_law(self, law: TimeLaw) -> TimeLaw:
+        "The same draws of a law of times, as tables where they are short."
+        return tabulated(law) or law
 
     @property
     def halvings(self) -> int:
-        "How often images are halved on the way down; who offers tables of times needs to know."
+        "How often images are halved on the way down."
         return len(self.down) - 1
 
-    def _check(self, z, t, label, condition):
-        size = 2 ** (len(self.down) - 1)
-        if z.ndim != 4 or z.shape[1] != self.channels:
-            raise ValueError(f"z must be (B, {self.channels}, H, W), got {tuple(z.shape)}")
-        if z.shape[-2] % size or z.shape[-1] % size:
-            raise ValueError(f"z must have sides that {size} divides, got {tuple(z.shape[-2:])}")
-        if isinstance(t, TimeTable):
-            if (
-                t.index.shape != (z.shape[0], 1, *z.shape[-2:])
-                or t.values.ndim != 2
-                or t.values.shape[0] != z.shape[0]
-            ):
-                raise ValueError(
-                    f"t must be a table with values (B, K) and index (B, 1, H, W) for data of shape {tuple(z.shape)}, got {tuple(t.values.shape)} and {tuple(t.index.shape)}"
-                )
-        elif (
-            t.ndim != 4
-            or t.shape[1] != 1
-            or t.shape[0] not in (1, z.shape[0])
-            or t.shape[-2:] not in ((1, 1), z.shape[-2:])
-        ):
-            raise ValueError(
-                f"t must be (B, 1, H, W) or (B, 1, 1, 1) for data of shape {tuple(z.shape)}, got {tuple(t.shape)}"
-            )
+    def check_input(self, z: Tensor, label: Tensor | None, condition: Tensor | None) -> None:
+        "Raises `ValueError` for images, labels and conditions that do not fit."
+        fits = z.ndim == 4 and z.shape[1] == self.channels
+        require(fits, 'z', f'be (B, {self.channels}, H, W)', tuple(z.shape))
+        least, sides = 2**self.halvings, tuple(z.shape[-2:])
+        divides = all(side % least == 0 for side in sides)
+        require(divides, 'z', f'have sides that {least} divides', sides)
         if label is not None and not self.classes:
             raise ValueError("label given to a network without classes")
-        expected = (z.shape[0], self.condition, *z.shape[-2:]) if self.condition else None
-        if (None if condition is None else tuple(condition.shape)) != expected:
-            raise ValueError(
-                f"condition must be {expected}, got {None if condition is None else tuple(condition.shape)}"
-            )
+        wanted = (len(z), self.condition, *sides) if self.condition else None
+        _check_condition(condition, wanted)
 
-    def _rows(self, table, i, pixels):
-        "The row of each pixel of a level, where the table knows it and is shorter than the level's own times."
-        if 2 * table.values.shape[1] > pixels >> 2 * i:
-            return None
-        if i < len(table.flat) and (i == 0 or self.reduction == 'average'):
-            return table.flat[i]
-        if 0 < i <= len(table.inner) and self.reduction == 'average':
-            rows = table.inner[i - 1]
-        elif self.reduction == 'nearest' or table.side % 2**i == 0:
-            rows = table.index[..., :: 2**i, :: 2**i]
-        else:
-            return None
-        return flat_rows(rows, table.values.shape[1])
+    def pyramid(self, t: Tensor) -> list[Tensor]:
+        "Times at the resolution of every level, the finest first."
+        fields = [t]
+        for _ in range(self.halvings):
+            fields.append(reduce_times(fields[-1], self.reduction))
+        return fields
 
-    def _times(self, t, label):
-        "For every level what `FiLM` takes: the embedding of the table and the row of each pixel where a table serves, else the embedding of the level's times."
-        if not isinstance(t, TimeTable):
-            rows, field = [None] * len(self.down), t
-        else:
-            rows = [self._rows(t, i, t.index[0].numel()) for i in range(len(self.down))]
-            looked_up = [row is not None for row in rows]
-            field = None if all(looked_up) else t.field()
-            embedded = (
-                self.embed(t.values.unsqueeze(1), label).squeeze(1) if any(looked_up) else None
-            )
-        if field is not None and field.shape[-2:] == (1, 1):
-            return [(self.embed(field.squeeze(1), label), None)] * len(rows)
-        levels = []
-        for i, row in enumerate(rows):
-            if i and field is not None:
-                field = reduce_times(field, self.reduction)
-            levels.append(
-                (self.embed(field.squeeze(1), label), None) if row is None else (embedded, row)
-            )
-        return levels
+    def embed_levels(self, t: Tensor, label: Tensor | None) -> list[Tensor]:
+        "The embedding of the times at every level, (B, h, w, embedding), the finest first."
+        if t.shape[-2:] == (1, 1):
+            return [self.embed(t.squeeze(1), label)] * (self.halvings + 1)
+        return [self.embed(field.squeeze(1), label) for field in self.pyramid(t)]
+
+    def run(self, z: Tensor, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        "Noisy images through the levels, given the embedding of the times at each of them."
+        seen = z if condition is None else torch.cat([z, condition], 1)
+        h = self.first(seen).permute(0, 2, 3, 1).contiguous()  # (B, H, W, base)
+        skips = []
+        for i, level in enumerate(self.down):
+            if i:
+                halve = None if self.halving is None else self.halving[i - 1]
+                h = _resample(h, 'down') if halve is None else halve(h, levels[i])
+            skips.append([h])  # what enters a level is the last thing its way up will see
+            h, left = _run(level, h, levels[i])
+            skips[-1] += left
+        h, _ = _run(self.middle, h, levels[-1])
+        for i, level in reversed(list(enumerate(self.up))):
+            h, _ = _run(level, h, levels[i], skips[i])
+            if i:
+                double = None if self.doubling is None else self.doubling[i - 1]
+                h = _resample(h, 'up') if double is None else double(h, levels[i - 1])
+        norm, gelu, convolution = self.last
+        return _convolve(convolution, gelu(norm(h))).permute(0, 3, 1, 2).contiguous()
 
     def forward(
         self,
         z: Tensor,  # noisy images, (B, C, H, W)
-        t: Tensor
-        | TimeTable,  # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image, or a table of times
+        t: Tensor,  # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) where one time rules the image
         label: Tensor | None = None,  # classes, (B,), -1 for none; or None for no class at all
         condition: Tensor | None = None,  # what else is known of every pixel, (B, condition, H, W)
     ) -> Tensor:  # the prediction, (B, outputs, H, W)
-        self._check(z, t, label, condition)
-        times = self._times(t, label)
-        h = (
-            self.first(z if condition is None else torch.cat([z, condition], 1))
-            .permute(0, 2, 3, 1)
-            .contiguous()
-        )
-        skips = []
-        for i, level in enumerate(self.down):
-            if i:
-                h = (
-                    _resample(h, 'down')
-                    if self.halving is None
-                    else self.halving[i - 1](h, times[i])
-                )
-            skips.append([h])  # what enters a level is the last thing its way up will see
-            h, left = _run(level, h, times[i])
-            skips[-1] += left
-        h, _ = _run(self.middle, h, times[-1])
-        for i, level in reversed(list(enumerate(self.up))):
-            h, _ = _run(level, h, times[i], skips[i])
-            if i:
-                h = (
-                    _resample(h, 'up')
-                    if self.doubling is None
-                    else self.doubling[i - 1](h, times[i - 1])
-                )
-        norm, gelu, convolution = self.last
-        return _convolve(convolution, gelu(norm(h))).permute(0, 3, 1, 2).contiguous()
+        if isinstance(t, TimeTable):
+            return ask_by_table(self, z, t, label, condition)
+        self.check_input(z, label, condition)
+        fits = t.ndim == 4 and t.shape[1] == 1 and len(t) in (1, len(z))
+        fits = fits and t.shape[-2:] in ((1, 1), z.shape[-2:])
+        wanted = f'be (B, 1, H, W) or (B, 1, 1, 1) for data of shape {tuple(z.shape)}'
+        require(fits, 't', wanted, tuple(t.shape))
+        return self.run(z, self.embed_levels(t, label), condition)
 
 # %% ../nbs/library/15_unet.ipynb #12d2cef4
 def count_parameters(net: nn.Module) -> int:

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['window_starts', 'Windowed']
 
-# %% ../nbs/library/131_windows.ipynb #f788b7c7
-from collections.abc import Callable
-
+# %% ../nbs/library/131_windows.ipynb #d3bd3a18
 import torch
 from torch import Tensor
+
+from .conventions import DenoiserLike, check_count, require
+from .denoisers import Wrapper
 
 # %% ../nbs/library/131_windows.ipynb #23cf4cd4
 def window_starts(
@@ -21,49 +22,50 @@ def window_starts(
     return torch.linspace(0, length - size, -(-(length - size) // stride) + 1).round().long()
 
 # %% ../nbs/library/131_windows.ipynb #a7c06beb
-class Windowed:
-    """A denoiser for one size, made to answer for larger images by windows that overlap (@eq-windows).
+class Windowed(Wrapper):
+    """A denoiser for one size, made to answer for larger images by windows (@eq-windows).
 
     Raises `ValueError` for a stride that leaves gaps, and for images smaller than a window."""
 
     def __init__(
         self,
-        denoiser: Callable,  # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
+        denoiser: DenoiserLike,  # posterior mean for (n, C, size, size), `denoiser(z, t, label)`
         size: int,  # side of a window, in pixels
         stride: int | None = None,  # largest step between windows, half a window if not given
         batch: int = 256,  # windows in one call
     ):
-        self.denoiser, self.size, self.stride, self.batch = (
-            denoiser,
-            size,
-            max(1, size // 2) if stride is None else stride,
-            batch,
-        )
-        if not 1 <= self.stride <= size:
-            raise ValueError(f"stride must be from 1 to the size of a window, {size}, got {stride}")
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
+        super().__init__(denoiser)
+        check_count(size=size, batch=batch)
+        self.window, self.batch = size, batch
+        self.stride = max(1, size // 2) if stride is None else stride
+        wanted = f'be from 1 to the size of a window, {size}'
+        require(1 <= self.stride <= size, 'stride', wanted, stride)
+        self.size = None  # any, from a window up
 
     def _places(self, height, width, device):
-        "Rows and columns of every window, (R, size) and (S, size), and the weight of a window, (size, size)."
-        if min(height, width) < self.size:
-            raise ValueError(
-                f"z must be at least {self.size} x {self.size}, the size of a window, got {height} x {width}"
-            )
+        "Rows and columns of every window, (R, size) and (S, size)."
+        least = f'be at least {self.window} x {self.window}, the size of a window'
+        require(min(height, width) >= self.window, 'z', least, f'{height} x {width}')
+        inside = torch.arange(self.window)
         rows, columns = (
-            window_starts(side, self.size, self.stride)[:, None] + torch.arange(self.size)
+            (window_starts(side, self.window, self.stride)[:, None] + inside).to(device)
             for side in (height, width)
         )
-        tent = torch.minimum(torch.arange(1, self.size + 1), torch.arange(self.size, 0, -1)).float()
-        return rows.to(device), columns.to(device), (tent[:, None] * tent).to(device)
+        return rows, columns
+
+    def _weight(self, device):
+        "Of the pixels of a window, falling from the middle to the border, (size, size)."
+        side = torch.arange(1, self.window + 1)
+        tent = torch.minimum(side, side.flip(0)).float()
+        return (tent[:, None] * tent).to(device)
 
     def _ask(self, z, t, label):
-        "The denoiser's answer for windows, (n, C, size, size), some at a time; a window without noise is its own answer."
-        x0, busy = z.clone(), (t > 0).flatten(1).any(1).nonzero()[:, 0]
+        "Answers for windows, (n, C, size, size); one without noise is its own answer."
+        x0 = z.clone()
+        busy = (t > 0).flatten(1).any(1).nonzero()[:, 0]
         for some in busy.split(self.batch):
-            x0[some] = self.denoiser(z[some], t[some], None if label is None else label[some]).to(
-                z.dtype
-            )
+            classes = None if label is None else label[some]
+            x0[some] = self.denoiser(z[some], t[some], classes).to(z.dtype)
         return x0
 
     def __call__(
@@ -72,27 +74,34 @@ class Windowed:
         t: Tensor,  # times, broadcastable to `z`
         label: Tensor | None = None,  # classes, (B,)
     ) -> Tensor:  # posterior mean, of the shape of `z`
-        b, _, height, width = z.shape
-        rows, columns, weight = self._places(height, width, z.device)
+        height, width = z.shape[-2:]
+        rows, columns = self._places(height, width, z.device)
         count = len(rows) * len(columns)
-        cut = lambda v: (
-            v[..., rows[:, None, :, None], columns[None, :, None, :]]
-            .permute(0, 2, 3, 1, 4, 5)
-            .flatten(0, 2)
-        )  # (B R S, ·, size, size)
-        field = t.to(z).reshape((1,) * (4 - t.ndim) + t.shape)
-        one = field.shape[-2:] == (1, 1)  # one time rules an image
-        times = (
-            field.expand(b, -1, -1, -1).repeat_interleave(count, 0)
-            if one
-            else cut(field.expand(b, -1, height, width))
-        )
-        x0 = self._ask(cut(z), times, None if label is None else label.repeat_interleave(count))
-        parts = (
-            (x0 * weight).unflatten(0, (b, len(rows), len(columns))).permute(0, 3, 1, 2, 4, 5)
-        )  # (B, C, R, S, size, size)
-        places = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
-        page = parts.new_zeros(2, b, z.shape[1], height * width)
-        page[0].index_add_(2, places, parts.flatten(2))
-        page[1].index_add_(2, places, weight.to(parts).expand_as(parts).flatten(2))
-        return (page[0] / page[1]).unflatten(2, (height, width))
+        times = t.to(torch.promote_types(z.dtype, torch.float32))
+        times = times.reshape((1,) * (4 - t.ndim) + t.shape).expand(len(z), -1, -1, -1)
+        if times.shape[-2:] == (1, 1):  # one time rules an image
+            times = times.repeat_interleave(count, 0)
+        else:
+            times = _cut(times.expand(-1, -1, height, width), rows, columns)
+        classes = None if label is None else label.repeat_interleave(count)
+        x0 = self._ask(_cut(z, rows, columns), times, classes)
+        return _merge(x0, self._weight(z.device), rows, columns, z.shape)
+
+# %% ../nbs/library/131_windows.ipynb #cb6f1a99
+def _cut(v, rows, columns):
+    "Maps (B, ·, H, W) in windows, (B R S, ·, size, size)."
+    windows = v[..., rows[:, None, :, None], columns[None, :, None, :]]
+    return windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+def _merge(windows, weight, rows, columns, shape):
+    "The weighted mean of windows (B R S, C, size, size) at every pixel, (B, C, H, W)."
+    b, channels, height, width = shape
+    parts = (windows * weight).unflatten(0, (b, len(rows), len(columns)))
+    parts = parts.permute(0, 3, 1, 2, 4, 5).flatten(2)  # (B, C, R S size size)
+    weights = weight.to(parts).repeat(len(rows) * len(columns), 1, 1).flatten()
+    places = (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
+    page = parts.new_zeros(2, b, channels, height * width)
+    page[0].index_add_(2, places, parts)
+    page[1].index_add_(2, places, weights.expand_as(parts))
+    return (page[0] / page[1]).unflatten(2, (height, width)).to(windows.dtype)

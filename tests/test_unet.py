@@ -18,8 +18,7 @@ from asyncpatch.unet import PAPER_UNETS, FiLM, RMSNorm, UNet, count_parameters
 class PlainFiLM(FiLM):
     "An MLP's last layer at every pixel, as a 1x1 convolution."
 
-    def forward(self, h, e, index=None):
-        assert index is None
+    def forward(self, h, e):
         scale, shift = (
             F.conv2d(e.permute(0, 3, 1, 2), self.both.weight[..., None, None], self.both.bias)
             .permute(0, 2, 3, 1)
