@@ -1,4 +1,6 @@
-"""The autoencoder where a notebook cannot go: several processes, reduced precision, a file and back."""
+"""The autoencoder where a notebook cannot go: processes, reduced precision, a file and back."""
+
+import socket
 
 import torch
 import torch.multiprocessing as multiprocessing
@@ -44,8 +46,6 @@ def one_process(rank, port, folder):
 def test_two_processes_have_one_codebook(tmp_path):
     z = torch.randn(4, 64, 2, generator=torch.Generator().manual_seed(0))
     torch.save(z, tmp_path / 'z.pt')
-    import socket
-
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -77,12 +77,12 @@ def test_half_precision_changes_little():
 def test_the_loss_is_that_of_its_parts_and_holes_are_free():
     torch.manual_seed(0)
     net, x = Autoencoder(**SMALL).eval(), torch.rand(4, 3, 16, 16)
-    passage = net(x)
+    made = net(x)
     loss, parts = autoencoder_loss(
         net, x, generator=torch.Generator().manual_seed(0), law=left, commitment=0.5
     )
     masked = net(x, left(4, 16, 16))
-    by_hand = ((passage.image - x).abs().sum() + (masked.image - x)[..., :8].abs().sum()) / (
+    by_hand = ((made.image - x).abs().sum() + (masked.image - x)[..., :8].abs().sum()) / (
         1.5 * x.numel()
     )
     assert torch.allclose(parts['l1'], by_hand, atol=1e-6) and torch.allclose(
@@ -100,7 +100,7 @@ def test_gradient_passes_straight_through_the_codes():
     net.decoder.register_forward_pre_hook(
         lambda module, args: (args[0].retain_grad(), seen.append(args[0]))[0]
     )
-    passage = net(x)
-    passage.latents.retain_grad()
-    passage.image.square().sum().backward()
-    assert torch.equal(passage.latents.grad, seen[0].grad) and seen[0].grad.abs().max() > 0
+    made = net(x)
+    made.latents.retain_grad()
+    made.image.square().sum().backward()
+    assert torch.equal(made.latents.grad, seen[0].grad) and seen[0].grad.abs().max() > 0

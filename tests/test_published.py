@@ -1,4 +1,4 @@
-"Published networks from files and downloads: what is missing, damaged, hostile or of another network."
+"Published networks from files and downloads: missing, damaged, hostile or of another kind."
 
 import hashlib
 import pickle
@@ -14,7 +14,6 @@ from torchvision.models import alexnet
 from asyncpatch import distances, published
 
 
-
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -28,7 +27,7 @@ def empty(tmp_path, monkeypatch):
 
 @pytest.fixture
 def publish(empty, monkeypatch):
-    "Publish tensors as a network of the given name: a file, and an address with the hash in its name."
+    "Publish tensors as a network: a file, and an address with the hash in its name."
 
     def publish(name, state):
         path = empty / f'{name}.pth'
@@ -195,7 +194,10 @@ def test_lpips_is_the_package_with_its_own_heads(network):
         published.lpips_distance(network, 2 * x - 1, 2 * y - 1), right, rtol=1e-5, atol=1e-7
     )
     torch.testing.assert_close(
-        published.lpips_of_unit_range(network, 2 * x - 1, 2 * y - 1), as_in_rad, rtol=1e-5, atol=1e-7
+        published.lpips_of_unit_range(network, 2 * x - 1, 2 * y - 1),
+        as_in_rad,
+        rtol=1e-5,
+        atol=1e-7,
     )
     assert not torch.allclose(right, as_in_rad, rtol=0.1)
 

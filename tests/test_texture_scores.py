@@ -12,7 +12,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-
 def test_texture_scores_on_random_fields():
     g = seeded(9)
     field = torch.randn(1, 3, 40, 40, generator=g)
@@ -26,7 +25,10 @@ def test_texture_scores_on_random_fields():
         and texture_scores.spectrum_distance(piece, piece) == 0
     )
     white = torch.stack(
-        [texture_scores.spectrum_distance(*torch.randn(2, 1, 1, 64, 64, generator=g)) for _ in range(20)]
+        [
+            texture_scores.spectrum_distance(*torch.randn(2, 1, 1, 64, 64, generator=g))
+            for _ in range(20)
+        ]
     )
     brown = texture_scores.spectrum_distance(
         torch.randn(1, 1, 64, 64, generator=g).cumsum(2).cumsum(3),
