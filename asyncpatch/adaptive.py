@@ -23,6 +23,7 @@ from asyncpatch.conventions import (
     as_labels,
     check_count,
     check_share,
+    check_times,
     patches_to_pixels,
     require,
 )
@@ -45,9 +46,10 @@ def posterior_variance(
 
     By one backward pass through C·H·W copies of the batch. Raises `ValueError` for a time of 1,
     where the formula is 0/0."""
+    check_times(t, like=z)
     late = bool((t == 1).any())
     require(not late, 't', 'be below 1: pure noise says nothing about the posterior variance', 1)
-    size, number = z[0].numel(), torch.arange(len(z) * z[0].numel(), device=z.device)
+    size, number = z.shape[1:].numel(), torch.arange(z.numel(), device=z.device)
     alpha, sigma = schedule_of(denoiser, schedule)(t)
     label = ready_labels(label, z, fact(denoiser, 'classes'))
     own_times = t.ndim == z.ndim and len(t) > 1

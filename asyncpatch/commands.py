@@ -44,7 +44,9 @@ from .weights import load, shipped
 from .zoo import train_model
 
 # %% ../nbs/library/252_commands.ipynb #28a1cc5e
-def say(message):
+def say(
+    message: str,  # one line
+):
     "Tell a person on standard error."
     print(message, file=sys.stderr)
 

@@ -23,7 +23,15 @@ from asyncpatch.conventions import (
     randn,
     require,
 )
-from .denoisers import Denoiser, Wrapper, fact, ready_labels, schedule_of, take_images
+from asyncpatch.denoisers import (
+    Denoiser,
+    Wrapper,
+    check_question,
+    fact,
+    ready_labels,
+    schedule_of,
+    take_images,
+)
 from .samplers import forward_jump
 from .schedules import rectified_flow
 
@@ -89,6 +97,7 @@ class Guided(Wrapper):
         t: Tensor,  # times in [0, 1], broadcastable to `z`
         label: Labels = None,  # classes, (B,), or one for all; -1 for none
     ) -> Tensor:  # the guided posterior mean, of the shape of `z`
+        check_question(z, t)
         field = t.reshape((1,) * (z.ndim - t.ndim) + t.shape)
         label = ready_labels(label, z, fact(self, 'classes'))
         return weighted_answers(self.network, self.questions(z, field, label))

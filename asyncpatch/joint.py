@@ -99,9 +99,7 @@ def _clean_cov(alpha, sigma, covs, factor):
     return prior - with_z @ torch.cholesky_solve(with_z.mT, factor)
 
 # %% ../nbs/theory/01_joint.ipynb #f712cb9b
-def as_floating(
-    values: Tensor | list,  # numbers
-) -> Tensor:  # the same
+def as_floating(values: Tensor | list) -> Tensor:  # numbers  # the same
     "A floating-point tensor: as it is, or float64 from plain numbers."
     if isinstance(values, Tensor) and values.is_floating_point():
         return values
@@ -109,8 +107,8 @@ def as_floating(
 
 
 def check_weights(
-    weights: Tensor,  # of the components
-    components: int,  # how many there are
+    weights: Tensor,
+    components: int,  # of the components  # how many there are
 ) -> None:
     "Weights are positive, one per component, and sum to 1. Raises `ValueError`."
     wanted = f'have shape ({components},), one per row of means'
@@ -297,6 +295,7 @@ class Mixture(_NoisyComponents):
         """$p(\\mathbf x\\mid\\mathbf z_{\\mathbf t})$, an oracle again.
 
         Coordinates at $t_i=0$ become constants."""
+        check_times(t, like=z)
         flat, alpha, sigma = self._flat(z[None], t[None] if t.ndim == z.ndim else t)
         log_lik, state = self._observe(flat, alpha, sigma)
         return self._with(

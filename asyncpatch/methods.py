@@ -20,18 +20,18 @@ from .masks import latent_known
 
 # %% ../nbs/library/2100_methods.ipynb #c15a544a
 METHODS = {
-    'native': native,
-    'supervised': supervised,
-    'rad': rad,
-    'imputation': imputation,
-    'score_sde': score_sde,
-    'repaint': repaint,
-    'mcg': mcg,
-    'dps': dps,
-    'ddrm': ddrm,
-    'ddnm': ddnm,
-    'deqir': deqir,
-    'biharmonic': biharmonic,
+    "native": native,
+    "supervised": supervised,
+    "rad": rad,
+    "imputation": imputation,
+    "score_sde": score_sde,
+    "repaint": repaint,
+    "mcg": mcg,
+    "dps": dps,
+    "ddrm": ddrm,
+    "ddnm": ddnm,
+    "deqir": deqir,
+    "biharmonic": biharmonic,
 }
 Method = Callable[..., Tensor]  # `method(denoiser, x, known, label, generator, **parameters)`
 
@@ -42,7 +42,7 @@ def find_method(
     "A method, by its name or as it is. Raises `ValueError` for an unknown name."
     if not isinstance(method, str):
         return method
-    require(method in METHODS, 'method', f'be one of {", ".join(METHODS)}', repr(method))
+    require(method in METHODS, "method", f"be one of {', '.join(METHODS)}", repr(method))
     return METHODS[method]
 
 # %% ../nbs/library/2100_methods.ipynb #e9415c8e
@@ -92,10 +92,10 @@ def in_latents(
     unknown name, a share outside (0, 1] and sizes that the factor does not divide, `TypeError` for
     what is no autoencoder, and what the method raises."""
     method = find_method(method)
-    wanted = ('encode', 'decode', 'factor')
+    wanted = ("encode", "decode", "factor")
     missing = [name for name in wanted if not hasattr(autoencoder, name)]
     found = f"{type(autoencoder).__name__} without {', '.join(missing)}"
-    require(not missing, 'autoencoder', 'have encode, decode and factor', found, TypeError)
+    require(not missing, "autoencoder", "have encode, decode and factor", found, TypeError)
     check_share(share=share)
 
     def through(denoiser, x, known, label=None, generator=None, **parameters):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBED', 'LAUNCHER', 'LOCK', 'STALE_AFTER', 'describe', 'default_arguments', 'complete_config', 'require_same_run',
-           'describe_source', 'require_same_source', 'environment', 'read_log', 'cut_log', 'explain_failure',
-           'write_checkpoint', 'read_checkpoint', 'FolderLock', 'check_launcher']
+           'describe_source', 'require_same_source', 'find_commit', 'environment', 'read_log', 'cut_log',
+           'explain_failure', 'write_checkpoint', 'read_checkpoint', 'FolderLock', 'check_launcher']
 
 # %% ../nbs/library/201_run_folders.ipynb #c5027e81
 import errno
@@ -54,7 +54,7 @@ def describe(
 
 # %% ../nbs/library/201_run_folders.ipynb #40693b00
 def default_arguments(
-    function: Callable,  # or a class
+    function: Callable[..., object],  # or a class
 ) -> dict[str, object]:  # the default of every argument that has one
     "What a call means where it says nothing."
     return {
@@ -149,8 +149,8 @@ LAUNCHER = ('ACCELERATE_', 'FSDP_', 'MEGATRON_LM_', 'PARALLELISM_CONFIG_', 'TORC
 
 
 @cache
-def _commit():
-    "Short commit of the checkout that this package is run from, `+` for changes; '' where none."
+def find_commit() -> str:  # short, with + for changes; '' where there is none
+    "The commit of the checkout that this package is run from."
     package = Path(asyncpatch.__file__).resolve().parent
     clean = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
 
@@ -180,7 +180,7 @@ def environment() -> dict:  # device, versions, commit; the launcher's variables
             asyncpatch=asyncpatch.__version__,
             accelerate=version('accelerate'),
         ),
-        commit=_commit(),
+        commit=find_commit(),
     )
     launcher = {k: v for k, v in sorted(os.environ.items()) if k.startswith(LAUNCHER)}
     return dict(here, launcher=launcher) if launcher else here

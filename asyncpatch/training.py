@@ -145,7 +145,7 @@ def _next_batch(run, stream):
         )
         raise
 
-
+# %% ../nbs/library/20_training.ipynb #4fcd0813
 def _loop(run, stream, lock):
     "Steps until the end or the time limit."
     state, config, box, monitor = run.state, run.config, run.box, run.monitor
@@ -193,7 +193,7 @@ def _check_settings(config, minutes, ranks):
     precision = config['precision']
     require(precision in ('no', 'bf16'), 'precision', "be 'no' or 'bf16'", repr(precision))
 
-
+# %% ../nbs/library/20_training.ipynb #c2fe51f6
 def _check_labels(label, net):
     "Raise `ValueError` for a class that the network does not have; what is on a GPU is believed."
     classes = getattr(net, 'classes', None)
@@ -203,7 +203,7 @@ def _check_labels(label, net):
     wanted = f'be from -1 to {classes - 1} for a network with {classes} classes'
     require(-1 <= low and high < classes, 'label', wanted, low if low < -1 else high)
 
-
+# %% ../nbs/library/20_training.ipynb #ce585ac8
 def _check_images(images, seen, net):
     "Raise `ValueError` for bytes, for the range [0, 255], and for unknown classes."
     low, high = seen.x.min().item(), seen.x.max().item()
@@ -221,7 +221,7 @@ def _objective_settings(objective):
         return dict(objective=found.pop('name'), **found)
     return dict(objective=found)
 
-
+# %% ../nbs/library/20_training.ipynb #fb104e68
 def _fresh(network, seed):
     "A new network; the seed is the run's and leaves the global random state alone."
     with torch.random.fork_rng(devices=[]):
@@ -232,14 +232,14 @@ def _fresh(network, seed):
 def _makers(objective):
     return (fit, type(objective)) if is_dataclass(objective) else (fit,)
 
-
+# %% ../nbs/library/20_training.ipynb #7c9079b8
 def _longer(wanted, stored, made):
     "The stored configuration as that of a longer run, where a longer one is asked for."
     if made is None or wanted['steps'] is None or wanted['steps'] <= made:
         return stored
     return {**{k: v for k, v in stored.items() if k != 'minutes'}, 'steps': wanted['steps']}
 
-# %% ../nbs/library/20_training.ipynb #fb104e68
+# %% ../nbs/library/20_training.ipynb #7b01159c
 def _finished(folder, config, source, net, objective, device='cpu'):
     "The network of a run that was finished before, if it is this one and not to go on."
     if not (folder / 'weights.safetensors').is_file():
@@ -258,7 +258,7 @@ def _finished(folder, config, source, net, objective, device='cpu'):
         return None
     return found
 
-
+# %% ../nbs/library/20_training.ipynb #d182b8d3
 def _resume(folder, state, config, source, objective, main):
     "Continue from the folder's last good checkpoint, if it has one."
     if (found := read_checkpoint(folder, put_aside=main)) is None:
@@ -287,14 +287,14 @@ def _resume(folder, state, config, source, objective, main):
     if main:
         cut_log(folder, state.step)
 
-# %% ../nbs/library/20_training.ipynb #7c9079b8
+# %% ../nbs/library/20_training.ipynb #7cc8f2c8
 def _device(accelerator):
     "Where to train: what accelerate found, or a TPU that only torch knows of."
     known = torch.accelerator.current_accelerator(check_available=True)
     unseen = known is not None and known.type == 'tpu' and accelerator.device.type == 'cpu'
     return known if unseen else accelerator.device
 
-
+# %% ../nbs/library/20_training.ipynb #ae8f77dd
 def _accelerator(folder, log_with):
     "Accelerate, with nothing taken from the launcher that would change a run."
     check_trackers(log_with)
@@ -306,7 +306,7 @@ def _accelerator(folder, log_with):
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / 'boards')),
     )
 
-
+# %% ../nbs/library/20_training.ipynb #c9170100
 @contextmanager
 def _alone_in(folder, accelerator):
     "Hold the folder's lock in the main process; a refusal is every process's."
@@ -354,7 +354,7 @@ def _write_result(run, objective, images, kind, seen):
         write_atomically(run.folder / 'README.md', card(words, run.folder.name))
         save(path, state.ema.module, kind=kind, autoencoder=facts.get('autoencoder'), **header)
 
-
+# %% ../nbs/library/20_training.ipynb #edb3d8d4
 def _begin(run_config, network, init, accelerator):
     "A new network, its average and its optimiser, where they will be trained."
     device = _device(accelerator)
@@ -364,7 +364,7 @@ def _begin(run_config, network, init, accelerator):
         state.start_from(init)
     return state
 
-
+# %% ../nbs/library/20_training.ipynb #8e28d457
 def _prepare(state, accelerator, compiled):
     "Let accelerate spread the network over its processes."
     if state.device == accelerator.device:
@@ -373,7 +373,7 @@ def _prepare(state, accelerator, compiled):
         state.model = torch.compile(state.model)
     state.model.train()
 
-
+# %% ../nbs/library/20_training.ipynb #267e1bbf
 def _record_surroundings(folder, state, config, accelerator):
     "Write down what is trained, and where; from which step on, where that has changed."
     here = environment()

@@ -245,20 +245,20 @@ def _build_network(make, config, shapes):
     with torch.random.fork_rng(devices=[]):
         return make(**config)
 
-
+# %% ../nbs/library/18_weights.ipynb #b477d292
 def _fill(net, tensors, device):
     "A network with its numbers, in single precision, ready for use."
     numbers = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     net.load_state_dict(numbers)
     return net.to(device).eval().requires_grad_(False)
 
-# %% ../nbs/library/18_weights.ipynb #b477d292
+# %% ../nbs/library/18_weights.ipynb #7bf7bb03
 def _split(named):
     "What belongs to a model, and what to the autoencoder in its file."
     inside = {k.removeprefix(INSIDE): v for k, v in named.items() if k.startswith(INSIDE)}
     return {k: v for k, v in named.items() if not k.startswith(INSIDE)}, inside
 
-
+# %% ../nbs/library/18_weights.ipynb #60f9a0c6
 def _autoencoder(path, about, device):
     "The autoencoder of a model of latents: from its file, or the one that ships."
     found = about.get('autoencoder')
@@ -271,7 +271,7 @@ def _autoencoder(path, about, device):
         return load(name, device)
     return found if isinstance(found, str) else None
 
-
+# %% ../nbs/library/18_weights.ipynb #11cebd6d
 def _as_denoiser(net, path, about, device):
     "A network as the denoiser that its header describes."
     autoencoder = _autoencoder(path, about, device)
@@ -418,7 +418,7 @@ KINDS = dict(
     oracle='the exact posterior mean of a mixture of low-rank Gaussians',
 )
 
-
+# %% ../nbs/library/18_weights.ipynb #3691a508
 def _what(about):
     "A model in a few words."
     if about['kind'] != 'denoiser':

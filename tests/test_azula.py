@@ -1,4 +1,5 @@
-"""Our step against azula's (an independent library), fed the same field of times; and its RePaint against ours."""
+"""Our step against azula's (an independent library), fed the same field of times; and its RePaint
+against ours."""
 
 from functools import partial
 
@@ -30,7 +31,8 @@ class Oracle(Denoiser):
 
 
 def fields(seed=0):
-    "Noisy images, and two fields of times: a pixel of each image stays, the others move by their own amount."
+    """Noisy images, and two fields of times: a pixel of each image stays, the others move by their
+    own amount."""
     draw = torch.Generator().manual_seed(seed)
     z = torch.randn(3, 2, 3, 4, generator=draw, dtype=torch.float64)
     t = 0.05 + 0.95 * torch.rand(3, 1, 3, 4, generator=draw, dtype=torch.float64)
@@ -66,7 +68,8 @@ def test_the_same_step(schedule, stochasticity):
 
 
 def test_our_coefficient_is_not_their_eta():
-    "c = 0 is eta = 0 and c = 1 is eta = 1; between, eta depends on the step, and in small steps it is c (Song's eta is its root)."
+    """c = 0 is eta = 0 and c = 1 is eta = 1; between, eta depends on the step, and in small steps
+    it is c (Song's eta is its root)."""
     for c in (0.0, 1.0):
         _, _, eta, (z, t, s) = both(RectifiedSchedule(), c)
         torch.testing.assert_close(eta[s != t], torch.full_like(eta[s != t], c), rtol=0, atol=1e-12)
@@ -90,7 +93,8 @@ def test_pixels_that_stay_are_exact_with_us():
 
 
 def repaint_law(oracle, x, known, walk, levels):
-    "Exact mean and standard deviation of the unknown pixel under our steps of RePaint along a walk over the levels."
+    """Exact mean and standard deviation of the unknown pixel under our steps of RePaint along a
+    walk over the levels."""
     times = time_grid(levels + 1, dtype=torch.float64).flip(0).view(-1, 1, 1, 1, 1)
     plan = lambda i, z, x0: times[walk[i]] if i < len(walk) else None
     mean, cov = propagate(
@@ -100,7 +104,8 @@ def repaint_law(oracle, x, known, walk, levels):
 
 
 def test_its_repaint_makes_the_law_of_our_steps():
-    "azula takes each step `iterations` times, from s back up to t, the last included: our steps along its walk, in law; not along a walk without."
+    """azula takes each step `iterations` times, from s back up to t, the last included: our steps
+    along its walk, in law; not along a walk without."""
     n, levels, iterations, oracle = 8000, 20, 3, toy_gaussian(0.8, RectifiedSchedule())
     x, known = (
         torch.tensor([1.5, 0.0], dtype=torch.float64).view(1, 1, 1, 2),

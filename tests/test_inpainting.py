@@ -1,10 +1,12 @@
-"""The inpainting methods against independent formulas, and the slips that were published about them (each with its control)."""
+"""The inpainting methods against independent formulas, and the slips that were published about them
+(each with its control)."""
 
 import math
 
 import pytest
 import torch
 
+from asyncpatch.adapters import from_sigma
 from asyncpatch.conventions import generators
 from asyncpatch.denoisers import CountCalls, Denoiser, masked_condition
 from asyncpatch.exact_comparison import oracle_comparison
@@ -50,11 +52,12 @@ class Witness:
         return 1 + 0 * z
 
 
-# -- what the network is shown of the known pixels ----------------------------------------------------------------
+# -- what the network is shown of the known pixels -------------------------------------------------
 
 
 def shown_noise(name, late=0, power=1, **parameters):
-    "Noise of the known pixels in each call but the first, (calls, pixels): standard normal if level and strength are right."
+    """Noise of the known pixels in each call but the first, (calls, pixels): standard normal if
+    level and strength are right."""
     known = (torch.arange(64) < 32).expand(1, 1, 64, 64)
     METHODS[name](
         witness := Witness(),
@@ -79,7 +82,8 @@ def worst(noise):
 
 @pytest.mark.parametrize('name', ONE_CLOCK)
 def test_known_pixels_are_at_the_level_of_the_rest(name):
-    "E.8 (a), (b) and deepinv's root of two: level, strength, freshness. DDNM keeps its noise unless eta is 1, so it is run with that."
+    """E.8 (a), (b) and deepinv's root of two: level, strength, freshness. DDNM keeps its noise
+    unless eta is 1, so it is run with that."""
     noise = shown_noise(name, **ONE_CLOCK[name])
     assert worst(noise) < 4.5
     assert (
@@ -106,7 +110,8 @@ def test_no_noise_is_used_twice():
 
 
 def test_resampling_happens_where_the_walk_is():
-    "E.8 (c), (d): RePaint and DDNM ask at the levels of the walk, and are shown what the climb has made."
+    """E.8 (c), (d): RePaint and DDNM ask at the levels of the walk, and are shown what the climb
+    has made."""
     for name, parameters in (
         ('repaint', dict(levels=12, jump=3, resamples=3)),
         ('ddnm', dict(levels=12, travel=3, repeats=3)),
@@ -127,13 +132,14 @@ def test_resampling_happens_where_the_walk_is():
         assert all((a - b).abs().max() > 0.01 for a, b in zip(witness.shown, witness.shown[1:]))
 
 
-# -- one step against formulas written down independently ---------------------------------------------------------
+# -- one step against formulas written down independently ------------------------------------------
 
 
 @pytest.mark.parametrize('eta, eta_known', [(0.85, 1.0), (0.3, 0.6), (1.0, 0.0)])
 @pytest.mark.parametrize('schedule', [rectified_flow, cosine])
 def test_ddrm_step_is_the_published_one(schedule, eta, eta_known):
-    "In the coordinates of the paper, x + sigma noise, with an official step per kind of pixel (noiseless measurement)."
+    """In the coordinates of the paper, x + sigma noise, with an official step per kind of pixel
+    (noiseless measurement)."""
     z, x, known = scene()
     oracle, t, s = smooth_gaussian((2, 3, 4), schedule=schedule), time(0.7), time(0.4)
     made, x0 = ddrm_step(
@@ -167,7 +173,8 @@ def test_ddnm_step_keeps_the_noise_of_the_uncorrected_answer():
 
 
 def test_mcg_pushes_by_the_gradient_of_a_norm_per_image():
-    "For a linear denoiser x0 = A z the gradient is known; one norm over the batch (as azula's DPS has it) would be another."
+    """For a linear denoiser x0 = A z the gradient is known; one norm over the batch (as azula's DPS
+    has it) would be another."""
     z, x, known = scene()
     A = torch.randn(24, 24, generator=draws(5), dtype=torch.float64) / 5
     linear = lambda z, t, label=None: (z.flatten(1) @ A.T).view_as(z)
@@ -204,12 +211,12 @@ def test_mcg_where_the_misfit_is_zero():
     assert bool(made.isfinite().all())
 
 
-# -- DeqIR ----------------------------------------------------------------------------------------------------------
+# -- DeqIR -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('schedule', [rectified_flow, cosine])
 def test_deqir_is_serial_ddnm(schedule):
-    oracle, (z, x, known) = smooth_gaussian((2, 3, 4), schedule=schedule), scene(3)
+    oracle, (_, x, known) = smooth_gaussian((2, 3, 4), schedule=schedule), scene(3)
     walked = ddnm(
         oracle, x, known, generator=generators([1, 2, 3]), levels=12, eta=0.0, schedule=schedule
     )
@@ -234,7 +241,8 @@ def test_deqir_is_serial_ddnm(schedule):
 
 
 def test_deqir_converges_image_by_image():
-    "An easy image stops early and leaves the batch; in company it is the same image, to rounding. Labels go with their images."
+    """An easy image stops early and leaves the batch; in company it is the same image, to rounding.
+    Labels go with their images."""
     oracle, first = toy_mixture(), torch.tensor([True, False]).reshape(1, 1, 1, 2)
     x = torch.tensor([-1.5, 0.4, 1.2], dtype=torch.float64).view(3, 1, 1, 1).repeat(1, 1, 1, 2)
     label = torch.tensor([0, 2, 1])
@@ -257,7 +265,7 @@ def test_deqir_converges_image_by_image():
     assert together.calls < 25 * together.rounds
 
 
-# -- RAD and the supervised network ------------------------------------------------------------------------------
+# -- RAD and the supervised network ----------------------------------------------------------------
 
 
 def test_rad_asks_only_for_what_its_network_was_trained_on():
@@ -295,7 +303,8 @@ def test_supervised_tells_the_network_image_and_mask():
 
 
 def test_informed_is_the_posterior_mean_given_the_condition():
-    "Against the law of the data given what is known, itself asked at one time: noise on known pixels carries no news."
+    """Against the law of the data given what is known, itself asked at one time: noise on known
+    pixels carries no news."""
     oracle, (z, x, known) = smooth_gaussian((2, 3, 4)), scene(1)
     answer = Informed(oracle)(z, time(0.6), None, masked_condition(x, known))
     torch.testing.assert_close(
@@ -307,7 +316,7 @@ def test_informed_is_the_posterior_mean_given_the_condition():
     assert (answer - oracle(z, time(0.6))).abs().max() > 0.1
 
 
-# -- prices and judgement ---------------------------------------------------------------------------------------------
+# -- prices and judgement --------------------------------------------------------------------------
 
 
 def test_a_price_counts_images_calls_and_gradients():
@@ -322,7 +331,8 @@ def test_a_price_counts_images_calls_and_gradients():
 
 
 def test_oracle_comparison_knows_the_truth_from_a_lie():
-    "A method that draws from the exact conditional law scores zero to its floor; with twice the noise, KL(N(m, 4C) | N(m, C)) is closed."
+    """A method that draws from the exact conditional law scores zero to its floor; with twice the
+    noise, KL(N(m, 4C) | N(m, C)) is closed."""
     pair, first = toy_gaussian(0.8), torch.tensor([True, False]).reshape(1, 1, 1, 2)
     x = torch.tensor([1.5, 0.0], dtype=torch.float64).reshape(1, 1, 1, 2)
     truth = pair.condition(x[0], first[0])
@@ -353,7 +363,7 @@ def test_oracle_comparison_knows_the_truth_from_a_lie():
 
 def test_many_images_with_their_own_masks_and_seeds():
     "Batch equal to width, a mask for each, a seed for each: the same images one by one."
-    oracle, (z, x, known) = smooth_gaussian((2, 3, 4)), scene(4)
+    oracle, (_, x, known) = smooth_gaussian((2, 3, 4)), scene(4)
     for name, method in METHODS.items():
         denoiser = Informed(oracle) if name == 'supervised' else oracle
         parameters = (
@@ -377,3 +387,42 @@ def test_many_images_with_their_own_masks_and_seeds():
             ]
         )
         torch.testing.assert_close(together, alone, rtol=0, atol=1e-7)
+
+
+# -- edges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('schedule', [rectified_flow, cosine])
+def test_a_network_that_takes_the_logarithm_of_sigma_inpaints(schedule):
+    "At known pixels sigma is 0 and the network says NaN; pixels that stay are not its business."
+
+    def net(y, sigma, label=None):
+        return y / (1 + (2 * sigma.log()).exp()) + 0 * sigma.log()
+
+    known = torch.tensor([True, False]).view(1, 2)
+    denoiser, x = from_sigma(net, schedule), torch.full((500, 1, 1, 2), 0.7)
+    assert net(torch.zeros(1), torch.zeros(1)).isnan()  # negative control: it does say NaN
+    for name in ('native', 'rad', 'imputation'):
+        made = METHODS[name](denoiser, x, known, generator=0, points=60)
+        assert torch.equal(made[..., 0], x[..., 0])
+        assert abs(made[..., 1].var() - 1) < 0.2
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_times_have_the_precision_of_the_images(dtype):
+    _, x, known = scene()
+    for name in ('native', 'rad', 'imputation', 'ddrm'):
+        METHODS[name](witness := Clock(), x.to(dtype), known, generator=draws(), points=8)
+        expected = torch.linspace(1, 0, 8, dtype=dtype)[:-1]
+        assert torch.equal(torch.stack(witness.times), expected)
+
+
+class Clock:
+    "A denoiser that remembers the latest time it was asked at."
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, z, t, label=None):
+        self.times.append(t.max())
+        return 0 * z

@@ -134,7 +134,7 @@ def test_every_law_trains(law, tmp_path):
 
 
 def test_the_rate_of_a_longer_run():
-    "Before the old end as ever; then up and down again between `floor` and `lr`; on a plateau flat."
+    "Before the old end as ever; then up and down again, between `floor` and `lr`."
     for floor in (0.0, 0.02, 1.0):
         rate = partial(learning_rate, lr=2.0, warmup=10, floor=floor)
         short = [rate(step, 100) for step in range(100)]

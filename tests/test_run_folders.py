@@ -20,11 +20,11 @@ from asyncpatch.run_folders import (
     LOCK,
     STALE_AFTER,
     FolderLock,
-    _commit,
     check_launcher,
     describe_source,
     environment,
     explain_failure,
+    find_commit,
     read_checkpoint,
     read_log,
     require_same_source,
@@ -47,9 +47,9 @@ SHORT = dict(
 @pytest.fixture
 def commit():
     "The commit as it is found anew, before and after."
-    _commit.cache_clear()
-    yield _commit
-    _commit.cache_clear()
+    find_commit.cache_clear()
+    yield find_commit
+    find_commit.cache_clear()
 
 
 def git(folder, *words):

@@ -1,4 +1,6 @@
-"What can go wrong while training, done to it: the run continues to the same numbers, or says what is the matter and keeps what it had."
+"""What can go wrong while training, done to it.
+
+The run continues to the same numbers, or says what is the matter and keeps what it had."""
 
 import os
 import random
@@ -27,7 +29,8 @@ torch.set_num_threads(1)
 from asyncpatch.data import digits
 from asyncpatch.laws import asyncpatch
 from asyncpatch.training import train
-train(sys.argv[1], dict(base=4, classes=10, dropout=.1), digits().train, asyncpatch, steps=120, batch=16, warmup=10, checkpoint_every=7, progress=False)
+train(sys.argv[1], dict(base=4, classes=10, dropout=.1), digits().train, asyncpatch, steps=120,
+      batch=16, warmup=10, checkpoint_every=7, progress=False)
 """
 SHORT = dict(
     net=dict(base=4, classes=10),
@@ -178,7 +181,9 @@ def rewritten(path, change):
 
 @pytest.mark.parametrize('finished', [False, True])
 def test_a_run_of_before_a_setting_existed_goes_on(tmp_path, finished, whole):
-    "Its configuration lacks what the network, the loop and the objective have learnt since; what it did then is the default now. A value that it does have still counts."
+    """Its configuration lacks what the network, the loop and the objective have learnt since.
+
+    What it did then is the default now. A value that it does have still counts."""
     if finished:
         train(tmp_path / 'run', **SHORT)
     else:
@@ -212,7 +217,9 @@ def test_a_full_disk(tmp_path, whole):
         ).returncode
     ):
         pytest.skip('no private mounts here')
-    inside = f'{mount.removesuffix(" && exec " + chr(34) + "$@" + chr(34))} && "$@"; status=$?; cp -r {tmp_path}/small/run {tmp_path}/kept; exit $status'
+    only_mount = mount.removesuffix(' && exec "$@"')
+    keep = f'cp -r {tmp_path}/small/run {tmp_path}/kept'
+    inside = f'{only_mount} && "$@"; status=$?; {keep}; exit $status'
     done = start(tmp_path / 'small/run', 'unshare', '-rm', 'sh', '-c', inside, '-')
     said = done.communicate()[1]
     assert done.returncode and 'cannot write to' in said and 'No space left on device' in said, said
@@ -225,7 +232,7 @@ def test_a_full_disk(tmp_path, whole):
 
 
 def test_a_file_that_may_not_grow(tmp_path):
-    "The same where the system refuses a file of that size: the log was written, the checkpoint was not."
+    "The same where the system refuses files of that size: only the log could be written."
     limited = 'ulimit -f 40; exec "$@"'
     done = start(tmp_path / 'run', 'bash', '-c', limited, '-')
     said = done.communicate()[1]
@@ -237,7 +244,9 @@ def test_a_file_that_may_not_grow(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_an_unreadable_image_loses_nothing(tmp_path, workers):
-    "A folder of pictures, one of them cut off: the run stops with its name and its state; when the picture is whole again, it ends as if nothing had been."
+    """A folder of pictures, one of them cut off: the run stops with its name and its state.
+
+    When the picture is whole again, it ends as if nothing had been."""
     (tmp_path / 'pictures').mkdir()
     for k, page in enumerate(digits().train.x[:40]):
         Image.fromarray(to_uint8(page[0]).numpy()).save(tmp_path / f'pictures/{k:02d}.png')
@@ -304,7 +313,9 @@ torch.set_num_threads(1)
 from asyncpatch.data import digits
 from asyncpatch.laws import asyncpatch
 from asyncpatch.training import train
-train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=int(sys.argv[2]), batch=16, warmup=2, checkpoint_every=2, accumulate=int(sys.argv[3]), log_every=2, progress=False)
+train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=int(sys.argv[2]),
+      batch=16, warmup=2, checkpoint_every=2, accumulate=int(sys.argv[3]), log_every=2,
+      progress=False)
 """
 
 
