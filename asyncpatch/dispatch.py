@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from .compute import accelerator
+from .conventions import extra
 from .records import notify, runs_folder
 
 # %% ../nbs/library/241_dispatch.ipynb #317c12af
@@ -71,8 +72,9 @@ def _gpus(where, processes):
 # %% ../nbs/library/241_dispatch.ipynb #116ca6fc
 def _submit(function, args, where, folder, parameters):
     "Send with submitit and wait."
-    from submitit import AutoExecutor
-    from submitit.core.utils import UncompletedJobError
+    with extra('dispatch'):
+        from submitit import AutoExecutor
+        from submitit.core.utils import UncompletedJobError
 
     executor = AutoExecutor(folder, cluster='local' if where == 'process' else where)
     executor.update_parameters(**parameters)
@@ -94,8 +96,9 @@ def _last_words(log):
 
 def _in_process_group(function, args):
     "The work of one process of a job: find the others, then do it."
-    from submitit import JobEnvironment
-    from submitit.helpers import TorchDistributedEnvironment
+    with extra('dispatch'):
+        from submitit import JobEnvironment
+        from submitit.helpers import TorchDistributedEnvironment
 
     if JobEnvironment().num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -107,8 +110,10 @@ def _in_process_group(function, args):
 # %% ../nbs/library/241_dispatch.ipynb #6894351a
 def _launch_on_chips(function, args, folder):
     "A process for every chip of this TPU host; the first leaves what came out."
-    import cloudpickle
-    import torch_xla
+    with extra('dispatch'):
+        import cloudpickle
+    with extra('xla'):
+        import torch_xla
 
     if accelerator() is None:
         notify('no TPU: XLA compiles for the CPU')
@@ -125,7 +130,8 @@ def _launch_on_chips(function, args, folder):
 
 def _work_of_chip(index, work):
     "The work of one chip."
-    import cloudpickle
+    with extra('dispatch'):
+        import cloudpickle
 
     function, args = cloudpickle.loads(Path(work).read_bytes())
     result = function(*args)

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 import numpy as np
 
 from .compute import accelerator, price
+from .conventions import extra
 from .dispatch import send
 from .files import write_atomically
 from asyncpatch.records import (
@@ -45,7 +46,8 @@ def agreement(
     """Student's test on logarithms, with the variance pooled over the cells.
 
     Raises `ValueError` for values that are not positive and where no cell has two seeds."""
-    from scipy.stats import t as student
+    with extra('metrics'):
+        from scipy.stats import t as student
 
     cells = [c for c in ours if c in theirs]
     if any(v <= 0 for c in cells for v in (*ours[c], *theirs[c])):

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .conventions import extra
 from .files import write_atomically
 
 # %% ../nbs/library/24_records.ipynb #5886afe6
@@ -258,7 +259,8 @@ def render(
         return {'.md': drawing.markdown(), '.csv': drawing.csv()}
     if isinstance(drawing, bytes):
         return {'.gif': drawing}
-    import matplotlib.pyplot as plt
+    with extra('plots'):
+        import matplotlib.pyplot as plt
 
     out = io.BytesIO()
     drawing.savefig(out, format='png', dpi=110, metadata={'Software': None})

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .conventions import extra
 from .data import Images
 from .distances import frechet_distance, kernel_distance, match_classes
 from .features import accuracy, embed
@@ -135,7 +136,8 @@ def geometric_ratio(
     level: float = 0.95,  # of the interval
 ) -> list[float]:  # ratio, and the ends of its interval
     "Ratio of geometric means over seeds and cells: Student's interval of the logarithms."
-    from scipy.stats import t as student
+    with extra('metrics'):
+        from scipy.stats import t as student
 
     a, b = (np.log(np.reshape(v, (len(v), -1))).mean(1) for v in (ours, theirs))
     freedom = len(a) + len(b) - 2
@@ -151,7 +153,8 @@ def paired_ratio(
     level: float = 0.95,  # of the interval
 ) -> list[float]:  # ratio, and the ends of its interval
     "Geometric mean of the ratios seed by seed, with Student's interval; no ends for one seed."
-    from scipy.stats import t as student
+    with extra('metrics'):
+        from scipy.stats import t as student
 
     logs = np.log(ours) - np.log(theirs)
     if len(logs) < 2:
