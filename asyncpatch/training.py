@@ -367,7 +367,7 @@ def _begin(run_config, network, init, accelerator):
 # %% ../nbs/library/20_training.ipynb #8e28d457
 def _prepare(state, accelerator, compiled):
     "Let accelerate spread the network over its processes."
-    if state.device == accelerator.device:
+    if _device(accelerator) == accelerator.device:
         state.model, state.adam = accelerator.prepare(state.net, state.adam)
     if compiled:
         state.model = torch.compile(state.model)
