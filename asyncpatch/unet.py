@@ -56,6 +56,7 @@ class RMSNorm(nn.Module):
         gain: bool = True,  # multiply every channel by a number that is learnt
     ):
         super().__init__()
+        self.channels = channels
         self.gain = nn.Parameter(torch.ones(channels)) if gain else None
 
     def forward(
