@@ -149,3 +149,14 @@ def test_latents_are_decoded_everywhere():
     assert asyncpatch.inpaint(model, digits().held_out.x[0], known, calls=2).shape == (1, 8, 8)
     answer = asyncpatch.inpaint(model, picture, wide, calls=2)
     assert (answer.size, answer.mode) == (picture.size, 'RGB')
+
+
+def test_an_exact_oracle_is_a_model_like_any_other():
+    model = asyncpatch.load('garments')
+    x = asyncpatch.sample(model, n=2, label=3, seed=0, calls=5)
+    known = torch.zeros(28, 28, dtype=torch.bool)
+    known[:14] = True
+    filled = asyncpatch.inpaint(model, x, known, label=3, calls=5)
+    assert x.shape == (2, 1, 28, 28) and torch.equal(filled[..., known], x[..., known])
+    with pytest.raises(ValueError, match='trained to inpaint'):
+        asyncpatch.sample(asyncpatch.load('digits-supervised'), n=1)
