@@ -349,7 +349,7 @@ class UNet(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    prepare = prepare_plan
+    prepare_plan = prepare_plan
 
     def prepare_law(self, law: TimeLaw) -> TimeLaw:
         "The same draws of a law of times, as tables where they are short."

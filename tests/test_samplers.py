@@ -216,7 +216,7 @@ def test_a_run_by_tables_is_the_run_by_fields(images, step):
         "A denoiser whose hook gives the third map the table of the first."
 
         def prepare(self, points, like):
-            planned = model.net.prepare(model, points, like)
+            planned = model.net.prepare_plan(model, points, like)
             planned.tables[id(points[2])] = planned.tables[id(points[0])]
             return planned
 
