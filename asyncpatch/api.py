@@ -55,20 +55,14 @@ def _loaded(name, device):
     return load(name, device)
 
 
-def _condition_channels(model):
-    "Channels that a network wants beside the image; an oracle's method `condition` is none."
-    found = fact(fact(model, 'net', model), 'condition', 0)
-    return found if isinstance(found, int) else 0
-
-
 def _ready(model, condition=False):
     "A denoiser, looked at: by its name or itself, told an image or not."
     if isinstance(model, (str, Path)):
         model = load(model)
     network = callable(model) and not isinstance(model, (type, Autoencoder))
     require(network, 'model', 'be a diffusion model', type(model).__name__, TypeError)
-    told = _condition_channels(model) > 0
-    if told and not condition:
+    told = fact(fact(model, 'net', model), 'condition', 0)
+    if told and isinstance(told, int) and not condition:  # an oracle's `condition` is a method
         raise ValueError(
             "model must be one that draws images by itself; this one was trained to inpaint and "
             "must be shown an image: inpaint(…, method='supervised')"

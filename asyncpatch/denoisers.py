@@ -195,7 +195,7 @@ class Denoiser:
         return x0.to(z.dtype)
 
     def prepare(self, points: Sequence[Tensor], like: Tensor) -> DenoiserLike:
-        "The denoiser for a plan, where the network offers one; the network's `prepare_plan` makes it."
+        "The denoiser for a plan: made by the network's `prepare_plan`, where it has one."
         offered = fact(self.net, 'prepare_plan')
         return self if offered is None else offered(self, points, like)
 
