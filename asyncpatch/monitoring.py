@@ -19,7 +19,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from PIL import Image
 from torch import Tensor, nn
 
-from .conventions import NoiseSchedule, require
+from .conventions import NoiseSchedule, extra, require
 from .data import Images, grid
 from .denoisers import Denoiser
 from .files import write_atomically
@@ -97,7 +97,8 @@ def compute_now(
 ) -> None:
     "On XLA, have everything computed that was asked for so far; elsewhere it is under way."
     if device.type == 'xla':
-        import torch_xla
+        with extra('xla'):
+            import torch_xla
 
         torch_xla.sync()
 

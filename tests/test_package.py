@@ -67,18 +67,6 @@ DISTRIBUTIONS = {
     'PIL': 'pillow',
     'torch_fidelity': 'torch-fidelity',
 }
-NOT_YET = {  # places that import an optional package without `extra`; this list only shrinks
-    ('data', 'sklearn'),
-    ('dispatch', 'submitit'),
-    ('dispatch', 'cloudpickle'),
-    ('dispatch', 'torch_xla'),
-    ('folders', 'lmdb'),
-    ('monitoring', 'torch_xla'),
-    ('photographs', 'skimage'),
-    ('products', 'scipy'),
-    ('records', 'matplotlib'),
-    ('results', 'scipy'),
-}
 
 
 def requirements(extra=''):
@@ -113,7 +101,7 @@ def test_optional_packages_are_imported_under_the_extra_that_holds_them():
                 continue
             if extra is None or distribution not in requirements(extra):
                 wrong.add((module, name))
-    assert wrong <= NOT_YET, wrong - NOT_YET
+    assert not wrong
 
 
 def test_the_check_sees_an_import_without_its_extra():
