@@ -48,7 +48,8 @@ def _numbers(path):
         if cell['cell_type'] == 'markdown'
     ]
     title = re.search(r'^# +(.+?)\s*$', '\n'.join(cells), re.M)
-    chapter = int(re.match(r'\d+', path.name)[0])
+    digits = re.match(r'\d+', path.name)[0]
+    chapter = digits if len(digits) > 2 else int(digits)  # as `chapter_of` of the site
     names = [m[1] for text in cells for m in LABEL.finditer(CODE.sub('', text))]
     where = title[1] if title else path.stem
     return {name: f'eq. {chapter}.{i}, {where}' for i, name in enumerate(names, 1)}

@@ -50,7 +50,7 @@ class Page:
     title: str = ''
     subtitle: str = ''
     module: str = ''
-    chapter: int | None = None
+    chapter: str | None = None  # '1' of 01_joint, '011' of 011_lowrank
     cells: list = field(default_factory=list)
     executed: bool = False
 
@@ -136,6 +136,11 @@ def api_names(cell):
     ]
 
 
+def chapter_of(digits):
+    "A chapter's number: 01_joint is 1; 011_lowrank stays 011, since 11 is another page."
+    return digits if len(digits) > 2 else str(int(digits))
+
+
 def read_page(path, source, executed=False):
     "A notebook with its title, one-line subtitle and module."
     page = Page(PurePosixPath(path), Path(source), executed=executed)
@@ -158,7 +163,7 @@ def read_page(path, source, executed=False):
     if not page.title:
         raise BookError(f'nbs/{path}: no title; the first cell says `# Title` and `> one line`')
     if number := re.match(r'(\d+)', page.path.name):
-        page.chapter = int(number[1])
+        page.chapter = chapter_of(number[1])
     return page
 
 
