@@ -40,8 +40,8 @@ from asyncpatch.conventions import (
 from .conversion import open_masks, open_pictures
 from .denoisers import CountCalls, fact, schedule_of
 from .folders import image_folder
-from .laws import LAWS
 from .methods import METHODS, in_latents
+from .rival_laws import LAWS
 from .samplers import ddim_step, heun_step
 from .samplers import sample as follow
 from .spatial import autoregressive, raster, spiral, synchronous

@@ -26,7 +26,6 @@ from .conversion import from_pil
 from .data import digits, grid
 from .denoisers import fact
 from .dispatch import PLACES, send
-from .laws import LAWS
 from .masks import FAMILIES
 from .methods import METHODS
 from asyncpatch.pictures import (
@@ -38,6 +37,7 @@ from asyncpatch.pictures import (
     write_picture,
 )
 from .recipes import RECIPES, parse_model_name
+from .rival_laws import LAWS
 from .tables import keep_freed_memory
 from .usage import UsageError, allow_only, check_folder, numbered, one_of, writable
 from .weights import load, shipped

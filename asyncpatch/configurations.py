@@ -21,9 +21,9 @@ from .compute import NETWORKS, accelerator, chip_hours, count_operations, utilis
 from .denoisers import Denoiser
 from .folders import lsun
 from .imagenet import imagenet64, imagenet256
-from .laws import LAWS
 from .objectives import LatentVelocity, Velocity
 from .records import Table, runs_folder
+from .rival_laws import LAWS
 from .training import fit
 from .weights import load
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from .autoencoder import Autoencoder
 from .conventions import Network, NoiseSchedule, TimeLaw, check_count, require
 from .denoisers import Denoiser, masked_condition
-from .laws import pixel_density
 from .masks import MASKS
+from .rival_laws import pixel_density
 from .schedules import rates, rectified_flow, turning_rate
 from .tables import TimeTable, tabulated
 

@@ -14,9 +14,10 @@ from functools import partial
 import torch
 
 from .data import Images, TakingTurns, digits, to_uint8
+from .laws import synchronous
 from .leaves import leaves
-from .laws import LAWS, synchronous
 from .photographs import photo_crops
+from .rival_laws import LAWS
 
 # %% ../nbs/library/243_recipes.ipynb #4e6fa9b5
 GPU_BUDGET = dict(steps=None, minutes=4, batch=512, lr=1e-3, warmup=200, precision='bf16')

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from asyncpatch import spatial
 from asyncpatch.denoisers import Denoiser
-from asyncpatch.laws import asyncpatch, synchronous, td_paint
+from asyncpatch.laws import asyncpatch, synchronous
+from asyncpatch.rival_laws import td_paint
 from asyncpatch.samplers import sample
 from asyncpatch.tables import distinct_times, tabulated
 from asyncpatch.unet import PAPER_UNETS, Embedding, FiLM, UNet, count_parameters

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from asyncpatch.laws import LAWS
+from asyncpatch.rival_laws import LAWS
 
 SHAPE = (512, 64, 64)
 

@@ -6,12 +6,9 @@ import torch
 from scipy import integrate, special, stats
 
 from asyncpatch.conventions import generators
-from asyncpatch.laws import (
+from asyncpatch.laws import T_MAX, T_MIN, asyncpatch_cells, look_up
+from asyncpatch.rival_laws import (
     LAWS,
-    T_MAX,
-    T_MIN,
-    asyncpatch_cells,
-    look_up,
     ltg_pixel_density,
     split_mean,
     truncated_gaussian_pixel_density,

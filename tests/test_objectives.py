@@ -7,7 +7,7 @@ import torch
 
 from asyncpatch.autoencoder import Autoencoder
 from asyncpatch.data import Images, digits
-from asyncpatch.laws import LAWS, asyncpatch, synchronous
+from asyncpatch.laws import asyncpatch, synchronous
 from asyncpatch.monitoring import take_rows
 from asyncpatch.objectives import (
     LatentVelocity,
@@ -18,6 +18,7 @@ from asyncpatch.objectives import (
     training_masks,
 )
 from asyncpatch.optimisation import learning_rate
+from asyncpatch.rival_laws import LAWS
 from asyncpatch.training import train
 from asyncpatch.unet import UNet
 

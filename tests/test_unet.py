@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from asyncpatch.laws import asyncpatch, td_paint
+from asyncpatch.laws import asyncpatch
+from asyncpatch.rival_laws import td_paint
 from asyncpatch.tables import distinct_times, tabulated
 from asyncpatch.unet import PAPER_UNETS, FiLM, RMSNorm, UNet, count_parameters
 
