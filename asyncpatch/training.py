@@ -290,7 +290,8 @@ def _resume(folder, state, config, source, objective, main):
 # %% ../nbs/library/20_training.ipynb #7cc8f2c8
 def _device(accelerator):
     "Where to train: what accelerate found, or a TPU that only torch knows of."
-    known = torch.accelerator.current_accelerator(check_available=True)
+    there = torch.accelerator.is_available()
+    known = torch.accelerator.current_accelerator() if there else None
     unseen = known is not None and known.type == 'tpu' and accelerator.device.type == 'cpu'
     return known if unseen else accelerator.device
 
