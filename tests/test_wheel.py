@@ -62,7 +62,8 @@ def archives(tmp_path_factory):
     run(sys.executable, '-c', build, 'build_sdist', folder, cwd=folder / 'checkout')
     (sdist,) = folder.glob('*.tar.gz')
     with tarfile.open(sdist) as tar:
-        tar.extractall(folder / 'unpacked', filter='data')
+        safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}  # Python 3.11.4
+        tar.extractall(folder / 'unpacked', **safe)
     (source,) = (folder / 'unpacked').iterdir()
     run(sys.executable, '-c', build, 'build_wheel', folder, cwd=source)
     (wheel,) = folder.glob('*.whl')
