@@ -42,6 +42,7 @@ def _expect(law, x, piece=256):
 
 
 def law_parts(law):
+    "Means, factors and remainder of a mixture: what a step of EM changes beside the weights."
     return law.means, law.factors, law.remainder
 
 
