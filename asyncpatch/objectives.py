@@ -21,7 +21,7 @@ from .conventions import Network, NoiseSchedule, TimeLaw, check_count, require
 from .denoisers import Denoiser, masked_condition
 from .masks import MASKS
 from .rival_laws import pixel_density
-from .schedules import rates, rectified_flow, turning_rate
+from .schedules import check_prediction, rates, rectified_flow, turning_rate
 from .tables import TimeTable, tabulated
 
 # %% ../nbs/library/200_objectives.ipynb #b221d602
@@ -119,6 +119,17 @@ def as_field(
     return times.field() if isinstance(times, TimeTable) else times
 
 # %% ../nbs/library/200_objectives.ipynb #8743fcd1
+def _of_velocity(prediction, x, noise, t, schedule):
+    "What an error of a prediction is as one of the velocity, times this; and what is to be said."
+    (alpha, sigma), turning = schedule(t), turning_rate(schedule, t)
+    known = {
+        'eps': lambda: (turning / alpha, noise),
+        'x0': lambda: (-turning / sigma, x),
+        'score': lambda: (-turning * sigma / alpha, -noise / sigma),
+    }
+    return known[check_prediction(prediction)]()
+
+# %% ../nbs/library/200_objectives.ipynb #af6ec34b
 @dataclass(frozen=True, eq=False)
 class Velocity(Objective):
     "The weighted squared error of the velocity at a law of times, @eq-training-loss."
@@ -128,6 +139,7 @@ class Velocity(Objective):
     label_dropout: float = 0.1  # probability of hiding the class; 1 for networks without classes
     corrected: bool = False  # divide by the density of a pixel's time under the law
     schedule: NoiseSchedule = rectified_flow  # maps t to (alpha, sigma)
+    prediction: str = 'v'  # what the network says: x0, eps, v or score
 
     def draw(self, shape, generator):
         n, _, height, width = shape
@@ -144,17 +156,22 @@ class Velocity(Objective):
         return sid2_weight(t, self.bias, self.schedule) / density
 
     def error(self, net, x, label, times, hidden, noise):
-        "Error of the velocity, (B, C, H, W)."
-        z, v = noised(x, as_field(times), noise, self.schedule)
+        "Error of the velocity, (B, C, H, W), whatever it is that the network says."
+        t = as_field(times)
+        z, v = noised(x, t, noise, self.schedule)
         shown = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
-        return net(z, times, shown) - v
+        said = net(z, times, shown)
+        if self.prediction == 'v':
+            return said - v
+        factor, target = _of_velocity(self.prediction, x, noise, t, self.schedule)
+        return factor * (said - target)
 
     def loss(self, net, x, label, **drawn):
         error = self.error(net, x, label, **drawn)
         return (self.weight(as_field(drawn['times'])) * error**2).mean(), {}
 
     def facts(self, shape):
-        return dict(super().facts(shape), prediction='v')
+        return dict(super().facts(shape), prediction=self.prediction)
 
 # %% ../nbs/library/200_objectives.ipynb #18b20759
 def training_masks(
