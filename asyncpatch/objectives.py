@@ -100,8 +100,8 @@ def step_generator(
     "The random numbers of one step. Raises `TypeError` or `ValueError` for what is no seed."
     check_count(0, seed=seed, step=step, part=part)
     require(seed < 2**32, 'seed', 'be from 0 to 2**32 - 1', seed)
-    number = (seed << 40) + (part << 32) + step
-    if seed >= 2**24 or part >= 2**8:  # too large to stand side by side in 64 bits
+    number = step
+    if seed or part:  # a generator of the CPU looks at the lowest 32 bits of its seed alone
         mixed = hashlib.sha256(f'{seed} {part} {step}'.encode()).digest()
         number = int.from_bytes(mixed[:8], 'little') >> 1
     return torch.Generator(device).manual_seed(number)
