@@ -30,6 +30,7 @@ from .files import write_atomically
 SCALES = (
     'smoke',
     'digits',
+    'garments',
     'fashion',
     'leaves16',
     'leaves',

@@ -97,7 +97,8 @@ def execute(
     write_atomically(destination, nbformat.writes(notebook))
 
 # %% ../nbs/library/251_reproduction.ipynb #6a851f46
-MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'leaves16']}  # scales of the products of a run
+# scales of the products of a run
+MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'garments', 'leaves16']}
 
 
 def _set_environment(scale, part, out, from_scratch):
