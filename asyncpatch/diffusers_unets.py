@@ -20,7 +20,6 @@ from .adapters import one_clock
 from .conventions import check_count, extra, require
 from .denoisers import Denoiser
 from .schedules import rectified_flow
-from .tables import TimeTable, as_field
 
 # %% ../nbs/library/152_diffusers.ipynb #f2f4d6a0
 def _interpolated(knots, t):
@@ -370,10 +369,10 @@ class DiffusersUNet(nn.Module):
     def forward(
         self,
         z: Tensor,  # noisy images, (B, C, H, W)
-        t: Tensor | TimeTable,  # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) for the image
+        t: Tensor,  # times in [0, 1], (B, 1, H, W), or (B, 1, 1, 1) for the image
         label: Tensor | None = None,  # classes, (B,); -1 for none, where `no_class` is known
     ) -> Tensor:  # the prediction, of the shape of `z`
-        t, label = as_field(t), _given_classes(self, label, z)
+        label = _given_classes(self, label, z)
         index = self.index(t).expand(len(z), *t.shape[1:])
         said = _say(self, z, index, label)
         return _clean(said, z, *self.schedule(t)) if self.kind == 'v_prediction' else said

@@ -25,7 +25,6 @@ from asyncpatch.inpainting import native  # noqa: E402
 from asyncpatch.laws import asyncpatch as asyncpatch_law  # noqa: E402
 from asyncpatch.objectives import Velocity  # noqa: E402
 from asyncpatch.samplers import ancestral_step, ddim_step, euler_step, sample  # noqa: E402
-from asyncpatch.tables import distinct_times  # noqa: E402
 from asyncpatch.training import fit  # noqa: E402
 from asyncpatch.weights import load  # noqa: E402
 
@@ -267,12 +266,11 @@ def test_one_clock_refuses_a_map_and_many_clocks_inpaint():
     assert filled.abs().max() <= 1 and filled.isfinite().all()
 
 
-def test_tables_and_half_precision():
+def test_half_precision():
     denoiser = from_diffusers(many_clocks(unet()), diffusers.DDPMScheduler())
     z, _ = question(denoiser.net.unet)
     t = asyncpatch_law(3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(denoiser.net(z, distinct_times(t)), denoiser.net(z, t))
         exact = denoiser(z, t)
         rough = denoiser.to(torch.bfloat16)(z, t)
     assert (exact - rough).abs().mean() < 0.1 and rough.dtype == torch.float32
