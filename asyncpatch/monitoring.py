@@ -23,7 +23,7 @@ from .conventions import NoiseSchedule, extra, require
 from .data import Images, grid
 from .denoisers import Denoiser
 from .files import write_atomically
-from .objectives import Loss, Velocity, as_field, generator_device, step_generator
+from .objectives import Loss, Objective, Velocity, generator_device, step_generator
 from .run_folders import explain_failure
 from .samplers import sample
 from .schedules import rectified_flow
@@ -31,15 +31,13 @@ from .spatial import synchronous as synchronous_maps
 
 # %% ../nbs/library/202_monitoring.ipynb #722637fd
 def take_rows(
-    value: object,  # a tensor, a table of times (a tuple of tensors), or anything else
+    value: object,  # a tensor, or anything else
     device: str | torch.device,  # where they are wanted
     rows: slice = slice(None),  # which
 ) -> object:  # the same, with these rows
-    "Some rows of a tensor, or of the tensors of a table, on a device."
+    "Some rows of a tensor, on a device; what is none stays as it is."
     if isinstance(value, Tensor):
         return value[rows].to(device, non_blocking=True)
-    if isinstance(value, tuple):
-        return type(value)(*(take_rows(part, device, rows) for part in value))
     return value
 
 # %% ../nbs/library/202_monitoring.ipynb #54950453
@@ -57,7 +55,7 @@ def _velocity_errors(net, objective, chosen, generator):
     "Loss of some images; times, spreads and squared errors of their pixels."
     drawn = objective.draw(chosen.x.shape, generator)
     drawn = {name: take_rows(value, chosen.x.device) for name, value in drawn.items()}
-    t = as_field(drawn['times'])
+    t = drawn['times']
     error = objective.error(net, chosen.x, chosen.label, **drawn)
     squared = (error**2).mean(1, keepdim=True)
     spread = (t.amax((1, 2, 3)) - t.amin((1, 2, 3))).view(-1, 1, 1, 1)
@@ -75,6 +73,7 @@ def held_out_errors(
 ) -> dict:  # `loss`; of velocities `by_time` and `by_spread`: 10 and 5 bins, None where empty
     "The loss on fixed draws, and where it comes from."
     device = next(net.parameters()).device
+    net = objective.prepare(net) if isinstance(objective, Objective) else net
     losses, seen = [], []
     for k in range(0, len(images), size):
         chosen = images[torch.arange(k, min(k + size, len(images)))].to(device)

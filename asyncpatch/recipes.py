@@ -14,6 +14,9 @@ from functools import partial
 import torch
 
 from .data import Images, TakingTurns, digits, to_uint8
+from .draws import draws
+from .garments import garments
+from .law_variants import VARIANTS
 from .laws import synchronous
 from .leaves import leaves
 from .photographs import photo_crops
@@ -37,6 +40,15 @@ RECIPES = {
         warmup=200,
         floor=0.02,
         data='fashion',
+    ),
+    'garments14': dict(
+        net=dict(base=16, classes=10),
+        steps=2000,
+        batch=64,
+        lr=5e-3,
+        warmup=100,
+        floor=1.0,
+        data='garments14',
     ),
     'leaves16': dict(
         net=dict(channels=3, base=32, multipliers=[1, 2, 2], blocks=[1, 1, 1], classes=10),
@@ -76,6 +88,7 @@ def recipe(
 DATASETS = {
     'digits': lambda device: digits().train,
     'fashion': lambda device: _garments_and_mirror_images(),
+    'garments14': lambda device: draws(garments('garments14'), name='garments14'),
     'leaves16': lambda device: leaves(16, device=device),
     'leaves': lambda device: leaves(32, device=device),
     'leaves64': lambda device: leaves(64, count=2**18, device=device),
@@ -86,13 +99,14 @@ DATASETS = {
 SIDES = {
     'digits': 8,
     'fashion': 28,
+    'garments14': 14,
     'leaves16': 16,
     'leaves': 32,
     'leaves64': 64,
     'leaves and photos': 32,
 }  # of the images, pixels
 
-
+# %% ../nbs/library/243_recipes.ipynb #4da1cbb8
 def dataset(
     data: str,  # one of `DATASETS`
     device: str | torch.device | None = None,  # where images drawn on demand are computed
@@ -165,6 +179,8 @@ def parse_model_name(
         return 'autoencoder', None
     if name in special:
         return name, special[name]
+    if name in VARIANTS:
+        return 'law', VARIANTS[name]
     kind, law = re.fullmatch(r'(corrected-|latent-)?(.*)', name).groups()
     law, side = re.fullmatch(r'(.*?)(?:-(\d+))?', law).groups()
     if law not in LAWS or side and law not in ('asyncpatch', 'patchwise'):

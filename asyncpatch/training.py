@@ -366,10 +366,12 @@ def _begin(run_config, network, init, accelerator):
     return state
 
 # %% ../nbs/library/20_training.ipynb #8e28d457
-def _prepare(state, accelerator, compiled):
-    "Let accelerate spread the network over its processes."
+def _prepare(state, objective, accelerator, compiled):
+    "Make the network ready for its times, and let accelerate spread it over its processes."
+    if isinstance(objective, Objective):
+        state.model = objective.prepare(state.net)
     if _device(accelerator) == accelerator.device:
-        state.model, state.adam = accelerator.prepare(state.net, state.adam)
+        state.model, state.adam = accelerator.prepare(state.model, state.adam)
     if compiled:
         state.model = torch.compile(state.model)
     state.model.train()
@@ -448,7 +450,7 @@ def fit(
         state = _begin(config, network, init, accelerator)
         _resume(folder, state, config, source, objective, accelerator.is_main_process)
         config['data'] = config['data'] or getattr(images, 'name', None) or 'unnamed'
-        _prepare(state, accelerator, compiled)
+        _prepare(state, objective, accelerator, compiled)
         _record_surroundings(folder, state, config, accelerator)
         start_trackers(accelerator, folder, config)
         monitor = Monitor(folder, accelerator, objective, held_out, samples)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conventions import TimeLaw, require
-from .tables import TimeTable, ask_by_table, prepare_plan, project, rms_norm, tabulated
+from .conventions import require
+from .tables import prepare_law, prepare_plan, project, rms_norm
 
 # %% ../nbs/library/15_unet.ipynb #3a595db2
 def sinusoidal_embedding(
@@ -206,8 +206,9 @@ class Attention(nn.Module):
         self,
         x: Tensor,  # features, (B, H, W, channels)
     ) -> Tensor:  # of the same shape
-        b, h, w, _ = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, -1)
+        b, h, w, channels = x.shape
+        width = channels // self.heads
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW, C/heads)
         q, k = F.normalize(q, dim=-1) * self.log_scale.exp(), F.normalize(k, dim=-1)
         if self.rope:
@@ -349,11 +350,7 @@ class UNet(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    prepare_plan = prepare_plan
-
-    def prepare_law(self, law: TimeLaw) -> TimeLaw:
-        "The same draws of a law of times, as tables where they are short."
-        return tabulated(law) or law
+    prepare_plan, prepare_law = prepare_plan, prepare_law
 
     @property
     def halvings(self) -> int:
@@ -413,8 +410,6 @@ class UNet(nn.Module):
         label: Tensor | None = None,  # classes, (B,), -1 for none; or None for no class at all
         condition: Tensor | None = None,  # what else is known of every pixel, (B, condition, H, W)
     ) -> Tensor:  # the prediction, (B, outputs, H, W)
-        if isinstance(t, TimeTable):
-            return ask_by_table(self, z, t, label, condition)
         self.check_input(z, label, condition)
         fits = t.ndim == 4 and t.shape[1] == 1 and len(t) in (1, len(z))
         fits = fits and t.shape[-2:] in ((1, 1), z.shape[-2:])

@@ -32,7 +32,7 @@ from asyncpatch.laws import asyncpatch, synchronous
 from asyncpatch.objectives import Velocity
 from asyncpatch.records import Record, Table, config_hash, save_product
 from asyncpatch.run_folders import environment
-from asyncpatch.tables import tabulated
+from asyncpatch.tables import table_of
 from asyncpatch.unet import UNet
 
 
@@ -68,7 +68,8 @@ def prepared(net, batch, size, law, compiled, device, precision):
                 0.01 * torch.randn_like(p)
             )  # the last layer starts at zero, and would hide rounding
     adam, objective = torch.optim.Adam(unet.parameters(), 1e-4, fused=True), Velocity(law)
-    fast = torch.compile(unet) if compiled else unet
+    fast = objective.prepare(unet)
+    fast = torch.compile(fast) if compiled else fast
     x, label = (
         torch.rand(batch, unet.channels, size, size, device=device) * 2 - 1,
         torch.arange(batch, device=device) % unet.classes,
@@ -162,7 +163,7 @@ def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_step
             operations_per_image=work,
             of_matrix_product=batch * work / seconds / peak,
             of_makers_peak=batch * work / seconds / maker if maker else None,
-            table=tabulated(law) is not None,
+            table=table_of(law) is not None,
         )
         if clocks == 'many clocks' and precision == 'bf16':
             speeds[network] = max(speeds.get(network, 0), batch * work / seconds)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from asyncpatch.laws import asyncpatch
+from asyncpatch.laws import asyncpatch, synchronous
 from asyncpatch.rival_laws import td_paint
-from asyncpatch.tables import distinct_times, tabulated
+from asyncpatch.tables import ask_by_table, distinct_times, prepare_network, table_of
 from asyncpatch.unet import PAPER_UNETS, FiLM, RMSNorm, UNet, count_parameters
 
 
@@ -87,15 +87,13 @@ def test_tables_fields_and_a_plain_network_agree(config, reduction, height=8, wi
     ):
         field = law(4, height, width, generator=torch.Generator().manual_seed(1)).double()
         tables = [distinct_times(field), distinct_times(field, 2)]
-        if tabulated(law):
-            tables.append(
-                tabulated(law)(4, height, width, generator=torch.Generator().manual_seed(1))
-            )
+        ways = [net, prepare_network(net, law)]
+        ways += [partial(ask_by_table, net)] * len(tables)
         want = torch.autograd.grad(
             reference(z, field, label, condition).square().sum(), list(reference.parameters())
         )
-        for t in (field, *(table._replace(values=table.values.double()) for table in tables)):
-            answer = net(z, t, label, condition)
+        for way, t in zip(ways, (field, field, *tables)):
+            answer = way(z, t, label, condition)
             torch.testing.assert_close(
                 answer, reference(z, field, label, condition), rtol=0, atol=1e-9
             )
@@ -108,13 +106,12 @@ def test_tables_fields_and_a_plain_network_agree(config, reduction, height=8, wi
 def test_a_wrong_table_is_seen():
     "The control: rows exchanged between two pixels change the answer."
     net = awake()
-    table = tabulated(partial(asyncpatch, scales=(4, 8)))(2, 8, 8)
+    law = partial(asyncpatch, scales=(4, 8))
+    table = table_of(law)(law(2, 8, 8).double())
     z = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     swapped = table._replace(index=table.index.flip(-1))
-    assert (
-        net(z, table._replace(values=table.values.double()))
-        - net(z, swapped._replace(values=table.values.double()))
-    ).abs().max() > 1e-3
+    difference = ask_by_table(net, z, table) - ask_by_table(net, z, swapped)
+    assert difference.abs().max() > 1e-3
 
 
 def counted(channels, base, multipliers, blocks, middle, attention, classes, head_width, **_):
@@ -206,13 +203,14 @@ def test_one_graph_with_gradients_for_all_draws():
         return graph.forward
 
     torch.compiler.reset()
+    law = partial(asyncpatch, scales=(2, 4, 8))
+    by_tables = prepare_network(net, law)
     step = torch.compile(
-        lambda z, t, label: net(z, t, label).square().sum(),
+        lambda z, t, label: by_tables(z, t, label).square().sum(),
         backend=count,
         fullgraph=True,
         dynamic=False,
     )
-    law = tabulated(partial(asyncpatch, scales=(2, 4, 8)))
     for seed in range(4):
         step(
             torch.randn(3, 1, 8, 8),
@@ -228,13 +226,27 @@ def test_one_graph_with_gradients_for_all_draws():
         (dict(), dict(condition=torch.zeros(2, 1, 8, 8)), 'condition must be None'),
         (dict(condition=1), dict(), r'condition must be \(2, 1, 8, 8\), got None'),
         (dict(), dict(t=torch.zeros(2, 1, 4, 8)), r't must be \(B, 1, H, W\)'),
-        (dict(), dict(t=distinct_times(torch.zeros(1, 1, 8, 8))), 't must be a table'),
     ),
 )
 def test_what_does_not_fit_is_named(config, given, message):
     with pytest.raises(ValueError, match=message):
         UNet(**config)(torch.zeros(2, 1, 8, 8), **{'t': torch.zeros(2, 1, 1, 1), **given})
+    with pytest.raises(ValueError, match='t must be a table'):
+        ask_by_table(UNet(), torch.zeros(2, 1, 8, 8), distinct_times(torch.zeros(1, 1, 8, 8)))
     with pytest.raises(ValueError, match='resampling'):
         UNet(resampling='bilinear')
     with pytest.raises(ValueError, match='as many as levels'):
         UNet(dropout=(0.0, 0.1, 0.1))
+
+
+@pytest.mark.parametrize('rope', (False, True))
+def test_no_images_are_no_images(rope):
+    "An empty batch, by fields, by one time and by tables: nothing, of the right shape."
+    net = UNet(multipliers=(1, 2), attention=(0, 1), classes=10, rope=rope)
+    z, label = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.long)
+    for t in (torch.zeros(0, 1, 8, 8), torch.zeros(0, 1, 1, 1)):
+        assert net(z, t, label).shape == z.shape
+    for law in (synchronous, td_paint, partial(asyncpatch, scales=(4, 8))):
+        by_tables = prepare_network(net, law)
+        assert by_tables is not net
+        assert by_tables(z, torch.zeros(0, 1, 8, 8), label).shape == z.shape
