@@ -8,6 +8,7 @@ __all__ = ['TimeBox', 'fit', 'train']
 # %% ../nbs/library/20_training.ipynb #15811bca
 import json
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -205,11 +206,17 @@ def _check_labels(label, net):
 
 # %% ../nbs/library/20_training.ipynb #ce585ac8
 def _check_images(images, seen, net):
-    "Raise `ValueError` for bytes, for the range [0, 255], and for unknown classes."
+    """Raise `ValueError` for bytes, NaN, the range [0, 255], and for unknown classes.
+
+    Warns where all values lie in [0, 1]."""
     low, high = seen.x.min().item(), seen.x.max().item()
     found = f'values from {low:g} to {high:g}'
     bytes_like = low >= 0 and high > 2
+    require(bool(seen.x.isfinite().all()), 'images', 'be finite', 'NaN or Inf')
     require(not bytes_like, 'images', 'lie in [-1, 1] (from [0, 255]: x / 127.5 - 1)', found)
+    if 0 <= low < high <= 1:
+        remedy = 'if they were made for [0, 1], use 2 * images - 1'
+        warnings.warn(f'images should lie in [-1, 1], got {found}; {remedy}', stacklevel=3)
     label = getattr(images, 'label', None)
     _check_labels(label if isinstance(label, Tensor) else seen.label, net)
 
