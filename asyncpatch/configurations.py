@@ -67,7 +67,7 @@ def read_configuration(
         settings, said = _merge(voices, path.name)
         configuration = Configuration(path.stem, settings=settings, said=said, **content)
         build_network(configuration)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(f"{path} is not a configuration ({type(e).__name__}: {e})") from e
     return configuration
 

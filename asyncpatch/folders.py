@@ -10,6 +10,8 @@ __all__ = ['Resize', 'IMAGE_SUFFIXES', 'OF_SYSTEMS', 'Shelf', 'Pictures', 'is_us
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from textwrap import dedent
 from typing import Protocol
 
 import numpy as np
@@ -269,6 +272,28 @@ def lmdb_transaction(
     except lmdb.Error as error:
         raise ValueError(f"{folder} cannot be read as an LMDB data base: {error}") from error
 
+# %% ../nbs/library/1700_folders.ipynb #lmdbprobe
+# lmdb reads what it maps into memory without checking it: damaged pages end the process
+_LMDB_PROBE = dedent("""
+    import sys, lmdb
+    how = dict(readonly=True, lock=False, readahead=False)
+    with lmdb.open(sys.argv[1], **how) as store, store.begin(buffers=True) as transaction:
+        stride = max(1, transaction.stat()['entries'] // 100_000)
+        for place, (key, value) in enumerate(transaction.cursor()):
+            if place % stride == 0 and len(value):
+                value[0], value[-1]
+""")
+
+
+def _require_sound(folder: Path) -> None:  # with data.mdb
+    """Read the ends of up to 100,000 values of an LMDB data base in a process of its own.
+
+    Raises `ValueError` if that process does not survive it."""
+    call = [sys.executable, '-c', _LMDB_PROBE, str(folder)]
+    ended = subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    found = f'signal {-ended} on reading it'
+    require(ended >= 0, f'{folder}/data.mdb', 'be an undamaged LMDB data base', found)
+
 # %% ../nbs/library/1700_folders.ipynb #a0677404
 @dataclass(frozen=True)
 class LmdbShelf:
@@ -307,6 +332,7 @@ def lsun(
     folder = Path(root) / f'{category}_{split}_lmdb'
     if not (folder / 'data.mdb').is_file():
         raise FileNotFoundError(f"root must hold {folder.name}/data.mdb, got none in {root}")
+    _require_sound(folder)
     with lmdb_transaction(str(folder)) as transaction:
         keys = tuple(transaction.cursor().iternext(keys=True, values=False))
     if not keys:

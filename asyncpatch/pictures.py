@@ -38,6 +38,7 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
     EOFError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

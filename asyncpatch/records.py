@@ -30,6 +30,7 @@ from .files import write_atomically
 SCALES = (
     'smoke',
     'digits',
+    'garments',
     'fashion',
     'leaves16',
     'leaves',
@@ -193,7 +194,7 @@ def load_record(
     fit its configuration."""
     try:
         record = Record(**unpack(json.loads(Path(path).read_text(encoding='utf-8'))))
-    except (TypeError, ValueError, zlib.error) as e:  # no JSON, other fields, broken arrays
+    except (TypeError, ValueError, RecursionError, zlib.error) as e:  # no JSON, other fields
         raise ValueError(f"{path} is not a readable record ({e})") from e
     if record.config_hash != config_hash(record.config):
         raise ValueError(f"{path}: its configuration was changed after it was made")

@@ -49,7 +49,7 @@ def _client(notebook, folder):
         from nbclient import NotebookClient
 
     class Client(NotebookClient):
-        busy = interrupted = False
+        busy = interrupted = ended = False
 
         async def async_execute_cell(self, *args, **kwargs):
             self.busy = True
@@ -60,7 +60,9 @@ def _client(notebook, folder):
 
         async def _async_cleanup_kernel(self):
             self.interrupted |= self.busy
-            await super()._async_cleanup_kernel()
+            ended, self.ended = self.ended, True
+            if not ended:  # an interrupt asks for it twice
+                await super()._async_cleanup_kernel()
 
         def output(self, outs, msg, display_id, cell_index):
             if msg['header']['msg_type'] == 'stream' and msg['content']['name'] == 'stderr':
@@ -95,7 +97,8 @@ def execute(
     write_atomically(destination, nbformat.writes(notebook))
 
 # %% ../nbs/library/251_reproduction.ipynb #6a851f46
-MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'leaves16']}  # scales of the products of a run
+# scales of the products of a run
+MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'garments', 'leaves16']}
 
 
 def _set_environment(scale, part, out, from_scratch):
