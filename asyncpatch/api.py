@@ -36,6 +36,7 @@ from asyncpatch.conventions import (
     check_range,
     generators,
     require,
+    whole,
 )
 from .conversion import open_masks, open_pictures
 from .denoisers import CountCalls, fact, schedule_of
@@ -262,7 +263,7 @@ def _draws(seed, generator, count, device):
         return generator
     if not isinstance(seed, Integral):
         require(np.ndim(seed) == 1, 'seed', 'be a whole number, or one for each image', seed)
-        seed = [int(one) for one in seed]
+        seed = [whole(one, 'seed') for one in seed]
     return list(as_generators(seed, count, device))
 
 
@@ -371,10 +372,10 @@ def _checked(model, opened, masks):
 def _seeds(seed, count):
     "A seed for each picture."
     if isinstance(seed, Integral):
-        return list(range(seed, seed + count))
+        return list(range(first := whole(seed, 'seed'), first + count))
     fits = np.ndim(seed) == 1 and len(seed) == count
     require(fits, 'seed', f'be a whole number, or one for each of {count} pictures', repr(seed))
-    return [int(one) for one in seed]
+    return [whole(one, 'seed') for one in seed]
 
 # %% ../nbs/library/246_api.ipynb #d4d806f8
 RESERVED = ('denoiser', 'x', 'known', 'label', 'generator', 'schedule', 'run')
