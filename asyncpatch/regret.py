@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T_END', 'Rule', 'Place', 'Use', 'along', 'in_order', 'together', 'behind', 'in_random_order', 'Exam', 'draw_exam',
            'answers', 'nats_weight', 'training_weight', 'Marks', 'mark', 'regret', 'hurried', 'draw_led_exam',
-           'loss_difference']
+           'loss_difference', 'path_loss']
 
 # %% ../nbs/library/221_regret.ipynb #112936f5
 import math
@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from .adaptive import Uncertainty, ranks
-from .conventions import DenoiserLike, NoiseSchedule, check_count, rand, randn, require
+from asyncpatch.conventions import (
+    DenoiserLike,
+    NoiseSchedule,
+    check_count,
+    rand,
+    randn,
+    require,
+)
 from .denoisers import schedule_of
 from .joint import corrupt
 from .objectives import sid2_weight
@@ -56,8 +63,7 @@ def along(
         t = torch.lerp(above, below, share)
         moving = (t > t_end) & ~known
         return Place(
-            torch.where(known, 0, t.clamp(min=t_end)),
-            torch.where(moving, steps * (above - below), 0),
+            torch.where(known, 0, t.clamp(min=t_end)), torch.where(moving, steps * (above - below), 0)
         )
 
     return use
@@ -215,9 +221,7 @@ def regret(
 ) -> dict[str, Marks]:  # of each, question by question
     "What each of several networks loses on the same questions."
     schedules = {name: schedule_of(one) for name, one in denoisers.items()}
-    return {
-        name: mark(answers(one, exam), exam, schedules[name]) for name, one in denoisers.items()
-    }
+    return {name: mark(answers(one, exam), exam, schedules[name]) for name, one in denoisers.items()}
 
 # %% ../nbs/library/221_regret.ipynb #397065a7
 Rule = Callable[..., Tensor]  # next times, `rule(z, t, label)`, nowhere above t
@@ -280,3 +284,12 @@ def loss_difference(
     difference = (b - a) * (2 * exam.x - a - b)
     weight = nats_weight(exam, schedule_of(one, schedule_of(other)))
     return (weight * difference).sum((1, 2, 3)).double()
+
+# %% ../nbs/library/221_regret.ipynb #51efad6b
+def path_loss(
+    denoiser: DenoiserLike,  # a network
+    exam: Exam,  # with clean pictures; exact answers are not needed
+) -> Tensor:  # nats, of each question, (B,); compare paths of equal ends by the mean
+    "Loss against the clean pictures with the weight of the nats (@eq-regret-circulation)."
+    square = (answers(denoiser, exam) - exam.x) ** 2
+    return (nats_weight(exam, schedule_of(denoiser)) * square).sum((1, 2, 3)).double()
