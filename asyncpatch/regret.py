@@ -16,14 +16,7 @@ import torch
 from torch import Tensor
 
 from .adaptive import Uncertainty, ranks
-from asyncpatch.conventions import (
-    DenoiserLike,
-    NoiseSchedule,
-    check_count,
-    rand,
-    randn,
-    require,
-)
+from .conventions import DenoiserLike, NoiseSchedule, check_count, rand, randn, require
 from .denoisers import schedule_of
 from .joint import corrupt
 from .objectives import sid2_weight
@@ -63,7 +56,8 @@ def along(
         t = torch.lerp(above, below, share)
         moving = (t > t_end) & ~known
         return Place(
-            torch.where(known, 0, t.clamp(min=t_end)), torch.where(moving, steps * (above - below), 0)
+            torch.where(known, 0, t.clamp(min=t_end)),
+            torch.where(moving, steps * (above - below), 0),
         )
 
     return use
@@ -221,7 +215,9 @@ def regret(
 ) -> dict[str, Marks]:  # of each, question by question
     "What each of several networks loses on the same questions."
     schedules = {name: schedule_of(one) for name, one in denoisers.items()}
-    return {name: mark(answers(one, exam), exam, schedules[name]) for name, one in denoisers.items()}
+    return {
+        name: mark(answers(one, exam), exam, schedules[name]) for name, one in denoisers.items()
+    }
 
 # %% ../nbs/library/221_regret.ipynb #397065a7
 Rule = Callable[..., Tensor]  # next times, `rule(z, t, label)`, nowhere above t
