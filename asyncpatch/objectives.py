@@ -21,7 +21,7 @@ from .conventions import Network, NoiseSchedule, TimeLaw, check_count, require
 from .denoisers import Denoiser, masked_condition
 from .masks import MASKS
 from .rival_laws import pixel_density
-from .schedules import rates, rectified_flow, turning_rate
+from .schedules import check_prediction, rates, rectified_flow, turning_rate
 from .tables import prepare_network
 
 # %% ../nbs/library/200_objectives.ipynb #b221d602
@@ -119,6 +119,19 @@ def noised(
     return alpha * x + sigma * noise, alpha_rate * x + sigma_rate * noise
 
 # %% ../nbs/library/200_objectives.ipynb #d4de6261
+def _of_velocity(objective, x, noise, v, t):
+    "What an error of a prediction is as one of the velocity, times this; and what is to be said."
+    if objective.prediction == 'v':
+        return 1, v
+    (alpha, sigma), turning = objective.schedule(t), turning_rate(objective.schedule, t)
+    known = {
+        'eps': lambda: (turning / alpha, noise),
+        'x0': lambda: (-turning / sigma, x),
+        'score': lambda: (-turning * sigma / alpha, -noise / sigma),
+    }
+    return known[check_prediction(objective.prediction)]()
+
+# %% ../nbs/library/200_objectives.ipynb #4f236a23
 @dataclass(frozen=True, eq=False)
 class Velocity(Objective):
     "The weighted squared error of the velocity at a law of times, @eq-training-loss."
@@ -128,14 +141,13 @@ class Velocity(Objective):
     label_dropout: float = 0.1  # probability of hiding the class; 1 for networks without classes
     corrected: bool = False  # divide by the density of a pixel's time under the law
     schedule: NoiseSchedule = rectified_flow  # maps t to (alpha, sigma)
+    prediction: str = 'v'  # what the network says: x0, eps, v or score
 
     def draw(self, shape, generator):
-        n, _, height, width = shape
-        device = generator.device
-        times = self.law(n, height, width, generator=generator, device=device)
-        hidden = torch.rand(n, generator=generator, device=device) < self.label_dropout
-        noise = torch.randn(shape, generator=generator, device=device)
-        return dict(times=times, hidden=hidden, noise=noise)
+        chance = dict(generator=generator, device=generator.device)
+        times = self.law(shape[0], *shape[2:], **chance)
+        hidden = torch.rand(shape[0], **chance) < self.label_dropout
+        return dict(times=times, hidden=hidden, noise=torch.randn(shape, **chance))
 
     def weight(self, t: Tensor) -> Tensor:
         "Of the squared error at time `t`."
@@ -143,17 +155,17 @@ class Velocity(Objective):
         return sid2_weight(t, self.bias, self.schedule) / density
 
     def error(self, net, x, label, times, hidden, noise):
-        "Error of the velocity, (B, C, H, W)."
+        "Error of the velocity, (B, C, H, W), whatever it is that the network says."
         z, v = noised(x, times, noise, self.schedule)
         shown = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
-        return net(z, times, shown) - v
+        factor, target = _of_velocity(self, x, noise, v, times)
+        return factor * (net(z, times, shown) - target)
 
     def loss(self, net, x, label, **drawn):
-        error = self.error(net, x, label, **drawn)
-        return (self.weight(drawn['times']) * error**2).mean(), {}
+        return (self.weight(drawn['times']) * self.error(net, x, label, **drawn) ** 2).mean(), {}
 
     def facts(self, shape):
-        return dict(super().facts(shape), prediction='v')
+        return dict(super().facts(shape), prediction=self.prediction)
 
 # %% ../nbs/library/200_objectives.ipynb #18b20759
 def training_masks(
