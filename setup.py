@@ -22,7 +22,7 @@ cfg = ini['DEFAULT']
 name, package = cfg['lib_name'], cfg['lib_path']
 
 STATUS = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta'}
-FILES = ['*.safetensors', '*.npz', '*.json', '*.md', '*.png', '*.jpg', '*.txt']
+FILES = ['*.safetensors', '*.npz', '*.json', '*.md', '*.png', '*.jpg', '*.txt', '*.js', '*.html']
 
 
 def extras():

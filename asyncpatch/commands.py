@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['FOR_A_PICTURE', 'FOR_A_DIGIT', 'FOR_BOTH', 'EVERYWHERE', 'BY_SCALE', 'BY_CONFIG', 'BY_IMAGES', 'say', 'choose_device',
            'load_model', 'check_label', 'sample_command', 'mask_from', 'inpaint_command', 'train_command',
-           'fetch_command']
+           'play_command', 'fetch_command']
 
 # %% ../nbs/library/252_commands.ipynb #7b2557f6
 import argparse
 import os
 import re
 import sys
+import webbrowser
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .conversion import from_pil
 from .data import digits, grid
 from .denoisers import fact
 from .dispatch import PLACES, send
+from .files import write_atomically
 from .masks import FAMILIES
 from .methods import METHODS
 from asyncpatch.pictures import (
@@ -36,6 +38,8 @@ from asyncpatch.pictures import (
     read_mask,
     write_picture,
 )
+from .play_server import PlayServer
+from .playground import page
 from .recipes import RECIPES, parse_model_name
 from .rival_laws import LAWS
 from .tables import keep_freed_memory
@@ -424,6 +428,31 @@ def _train_on(device):
     os.environ['ACCELERATE_TORCH_DEVICE'] = str(device)
     if device.type == 'cpu':
         os.environ['ACCELERATE_USE_CPU'] = 'true'
+
+# %% ../nbs/library/252_commands.ipynb #d9312a23
+def play_command(
+    args: argparse.Namespace,  # of the command line
+) -> int:  # exit status
+    "`asyncpatch play`: the playground on the loopback address until it is interrupted."
+    if args.out:
+        allow_only(args, ['out', 'force'], 'with --out')
+        print(write_atomically(writable(args.out, args.force), page().encode()))
+        return 0
+    device = choose_device(args.device)
+    models = {name: load_model(name, device) for name in args.model}
+    try:
+        server = PlayServer(models, args.images, args.port or 0)
+    except OSError as e:
+        raise UsageError(f'--port must be free, got {args.port} ({e.strerror})') from e
+    with server:
+        print(server.url, flush=True)
+        if not args.quiet:
+            webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say('the playground is closed')
+    return 0
 
 # %% ../nbs/library/252_commands.ipynb #6544a44d
 def fetch_command(

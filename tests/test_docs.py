@@ -538,3 +538,21 @@ def test_keyword_only_arguments_keep_their_table():
     b:int, # needed, by keyword
 )->int: # answer""")
     assert call == 'f(a=1, *, b)' and [row[0] for row in rows] == ['a', 'b']
+
+
+def test_the_playground_of_the_site_is_the_package_s(tmp_path):
+    "Its scripts are made from the shipped files, and its page says where they are."
+    from asyncpatch.playground import PLAY_MODELS, inlined, play_script, script_name
+
+    build_docs.write_playground(tmp_path)
+    assert (tmp_path / 'playground.js').read_text() == play_script()
+    data = (tmp_path / 'playground-data.js').read_text()
+    for model in PLAY_MODELS:
+        place = data if model.inline else (tmp_path / script_name(model.name)).read_text()
+        assert inlined([model.name])[1:-1] in place
+    page = next(p for p in Book(ROOT).pages if p.module == 'asyncpatch.playground')
+    notebook = json.loads((ROOT / 'nbs' / page.path).read_text())
+    text = '\n'.join(''.join(cell['source']) for cell in notebook['cells'])
+    shown = build_docs.with_playground(text, page)
+    assert shown.count('<script src="../_static/playground') == 2
+    assert build_docs.with_playground('no place', page) == 'no place'

@@ -36,6 +36,34 @@ MATHJAX_CDN = 'https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js'
 MATHJAX_PARTS = ('tex-chtml-full.js', 'output/chtml/fonts')
 
 
+# -- the playground --------------------------------------------------------------------------------
+
+PLAYGROUND = re.compile('<div class="asyncpatch-playground">.*?</div>', re.DOTALL)
+
+
+def write_playground(folder):
+    "The playground's script and the weights that ship, made from the package and never kept."
+    from asyncpatch import playground
+
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = [m.name for m in playground.PLAY_MODELS if not m.inline]
+    scripts = {
+        'playground-data.js': playground.data_script(),
+        'playground.js': playground.play_script(),
+        **{playground.script_name(name): playground.file_script(name) for name in beside},
+    }
+    for name, content in scripts.items():
+        (folder / name).write_text(content, encoding='utf-8')
+
+
+def with_playground(text, page):
+    "A text with the scripts of the playground behind its place, where it has one."
+    up = '../' * page.url.count('/') or './'
+    names = ('playground-data.js', 'playground.js')
+    tags = ''.join(f'<script src="{up}_static/{name}"></script>' for name in names)
+    return PLAYGROUND.sub(lambda place: place[0] + tags, text)
+
+
 # -- Sphinx -------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +149,9 @@ def write_sphinx_source(book, processed, source, base):
         cells = [markdown(heading_of(page)), *translator.cells(notebook['cells'])]
         if page.url == 'index.html':
             cells.append(markdown(contents(book, page)))
+        for cell in cells:
+            if cell['cell_type'] == 'markdown':
+                cell['source'] = with_playground(text_of(cell), page)
         notebook['cells'] = [dict(cell, id=f'c{n}') for n, cell in enumerate(cells)]
         target = source / f'{page.docname}.ipynb'
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +176,7 @@ def write_sphinx_settings(config, source):
     for name in ('custom.css', 'fit.js', 'logo.svg', 'favicon.svg'):
         copy(ASSETS / name, source / '_static' / name)
     (source / '_static/banner.svg').write_text(picture(), encoding='utf-8')
+    write_playground(source / '_static')
     copy(ASSETS / 'conf.py', source / 'conf.py')
     settings = {
         'title': config.title,
@@ -235,7 +267,8 @@ def write_quarto_source(book, source, base):
         notebook = read_notebook(source, page)
         for cell in notebook['cells']:
             if cell['cell_type'] == 'markdown':
-                cell['source'] = quarto_text(text_of(cell), page, book, base, files)
+                text = quarto_text(text_of(cell), page, book, base, files)
+                cell['source'] = with_playground(text, page)
             for output in cell.get('outputs', []):
                 data = output.get('data', {})
                 if 'text/markdown' in data:
@@ -252,6 +285,8 @@ def write_quarto_source(book, source, base):
         else str(part.pages[0].path)
     )
     settings['website']['sidebar']['contents'] = [entry(part) for part in book.parts]
+    write_playground(source / '_static')
+    settings['project'].setdefault('resources', ['_static'])
     settings['website'].setdefault('favicon', 'favicon.svg')
     settings['format']['html'].setdefault('css', 'custom.css')
     (source / '_quarto.yml').write_text(
