@@ -253,7 +253,8 @@ class PlannedDenoiser(Wrapper):
             return self.denoiser(z, t, label, **given)
         precise = torch.promote_types(z.dtype, torch.float32)
         known = self.denoiser
-        output = ask_by_table(known.net, z.to(known.dtype), table, label, condition).to(precise)
+        said = ask_by_table(known.net, z.to(known.dtype), table, label, condition)
+        output = said[:, : z.shape[1]].to(precise)
         times = t.to(precise)
         return to_x0(output, z.to(precise), times, known.schedule, known.prediction).to(z.dtype)
 
