@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GPU_BUDGET', 'RECIPES', 'DATASETS', 'SIDES', 'ModelLaw', 'AUTOENCODERS', 'AUTOENCODER_RECIPES', 'recipe', 'dataset',
-           'CachedImages', 'cached_dataset', 'parse_model_name', 'recipe_of']
+           'CachedImages', 'cached_dataset', 'parse_model_name', 'recipe_of', 'network_for']
 
 # %% ../nbs/library/243_recipes.ipynb #28898191
 import re
@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from .conventions import check_count, require
 from .data import Images, TakingTurns, digits, to_uint8
 from .draws import draws
 from .garments import garments
@@ -248,3 +249,31 @@ def recipe_of(
         known = ', '.join(AUTOENCODER_RECIPES)
         raise ValueError(f"scale must be one with an autoencoder ({known}), got {scale!r}")
     return AUTOENCODER_RECIPES[scale]
+
+# %% ../nbs/library/243_recipes.ipynb #33509ce7
+def _levels(size):
+    "Features of each level, in units of the width, for pictures of a size."
+    halvings, side = 0, size
+    while side % 2 == 0 and side > (8 if size >= 32 else 4):
+        side, halvings = side // 2, halvings + 1
+    return [1, 2, 2] if halvings == 2 else [min(1 + i, 4) for i in range(halvings + 1)]
+
+# %% ../nbs/library/243_recipes.ipynb #aadad3d5
+def network_for(
+    size: int,  # pixels on a side
+    channels: int = 3,  # 3 for colour, 1 for grey
+    classes: int = 0,  # of the pictures, 0 for none
+    width: int = 32,  # features at full resolution
+) -> dict:  # configuration of a `UNet`
+    """A UNet for pictures of a size.
+
+    Raises `ValueError` for a size that cannot be halved down to 4 to 16 pixels."""
+    check_count(size=size, width=width)
+    multipliers = _levels(size)
+    bottom = size // 2 ** (len(multipliers) - 1)
+    wanted = f'be 8, or a multiple of 16 such as {max(16, round(size / 16) * 16)}'
+    require(bottom <= 16 and size >= 4, 'size', wanted, size)
+    blocks = [1] + [2] * (len(multipliers) - 1) if size >= 32 else [1] * len(multipliers)
+    return dict(
+        channels=channels, base=width, multipliers=multipliers, blocks=blocks, classes=classes
+    )
