@@ -492,7 +492,7 @@ globalThis.widget = async (script, state) => {
 
 @needs_browser
 def test_the_widget_of_a_notebook(chromium):
-    "With files as bytes it plays by itself; with a model of Python's it asks, and shows the answer."
+    "With files as bytes it plays by itself; a model of Python it asks, and shows the answer."
     pytest.importorskip('anywidget')
     world = garments('garments14')
     for model in (None, world):
