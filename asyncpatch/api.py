@@ -36,17 +36,18 @@ from asyncpatch.conventions import (
     check_range,
     generators,
     require,
+    whole,
 )
 from .conversion import open_masks, open_pictures
 from .denoisers import CountCalls, fact, schedule_of
 from .folders import image_folder
 from .methods import METHODS, in_latents
+from .recipes import network_maker
 from .rival_laws import LAWS
 from .samplers import ddim_step, heun_step
 from .samplers import sample as follow
 from .spatial import autoregressive, raster, spiral, synchronous
 from .training import train as run_training
-from .transformer import NETWORK_FOR
 from .weights import load
 from .windows import Windowed
 
@@ -147,10 +148,8 @@ def _shape(model, count, shape, x):
     if x is not None or shape is not None:
         return tuple(x.shape if shape is None else shape)
     channels, size = fact(model, 'channels'), fact(model, 'size')
-    if channels is None or size is None:
-        raise ValueError(
-            "shape must be given, (n, C, H, W), for a model that does not know its own"
-        )
+    known = channels is not None and size is not None
+    require(known, 'shape', 'be given, (n, C, H, W), for a model that does not know its own', None)
     return count, channels, *size
 
 # %% ../nbs/library/246_api.ipynb #ac93d7f8
@@ -233,30 +232,26 @@ def sample(
     if maps is None:
         maps, used = plan(*shape[2:], 249 if calls is None else calls, order, step)
     maps = maps.to(device) if isinstance(maps, Tensor) else maps
-    label, schedule = (
-        as_labels(label, count, fact(model, 'classes'), device),
-        schedule_of(model, schedule),
-    )
+    label = as_labels(label, count, fact(model, 'classes'), device)
+    schedule = schedule_of(model, schedule)
     draws = _draws(seed, generator, count, device)
     whole = callable(maps) or callback is not None or not isinstance(draws, list)
     total = (used.calls if used else 0) * len(_chunks(count, at_once, whole))
     with _bar(progress, total, 'sampling') as bar:
         meter, made = _Meter(model, bar), []
         for rows in _chunks(count, at_once, whole):
-            made.append(
-                follow(
-                    meter.around(*shape[2:]),
-                    _part(maps, rows),
-                    (len(rows), *shape[1:]),
-                    x=None if x is None else x[rows].to(device),
-                    label=_part(label, rows),
-                    generator=_part(draws, rows),
-                    step=step,
-                    schedule=schedule,
-                    callback=callback,
-                )
+            drawn = follow(
+                meter.around(*shape[2:]),
+                _part(maps, rows),
+                (len(rows), *shape[1:]),
+                x=None if x is None else x[rows].to(device),
+                label=_part(label, rows),
+                generator=_part(draws, rows),
+                step=step,
+                schedule=schedule,
+                callback=callback,
             )
-            made[-1] = _decoded(model, made[-1])
+            made.append(_decoded(model, drawn))
     if price is not None:
         meter.add_to(price, count, used)
     return torch.cat(made)
@@ -268,7 +263,7 @@ def _draws(seed, generator, count, device):
         return generator
     if not isinstance(seed, Integral):
         require(np.ndim(seed) == 1, 'seed', 'be a whole number, or one for each image', seed)
-        seed = [int(one) for one in seed]
+        seed = [whole(one, 'seed') for one in seed]
     return list(as_generators(seed, count, device))
 
 
@@ -377,10 +372,10 @@ def _checked(model, opened, masks):
 def _seeds(seed, count):
     "A seed for each picture."
     if isinstance(seed, Integral):
-        return list(range(seed, seed + count))
+        return list(range(first := whole(seed, 'seed'), first + count))
     fits = np.ndim(seed) == 1 and len(seed) == count
     require(fits, 'seed', f'be a whole number, or one for each of {count} pictures', repr(seed))
-    return [int(one) for one in seed]
+    return [whole(one, 'seed') for one in seed]
 
 # %% ../nbs/library/246_api.ipynb #d4d806f8
 RESERVED = ('denoiser', 'x', 'known', 'label', 'generator', 'schedule', 'run')
@@ -419,9 +414,8 @@ def inpaint(
             x = torch.stack([shown[i] for i in some])
             holes = torch.stack([masks[i] for i in some])[:, None]
             of_some = [seeds[i] for i in some]
-            made = _fill(
-                model, meter, x, holes, _part(label, torch.tensor(some)), of_some, run, at_once
-            )
+            given = (x, holes, _part(label, torch.tensor(some)), of_some)
+            made = _fill(model, meter, *given, run, at_once)
             for i, one in zip(some, made):
                 filled[i] = one
     if price is not None:
@@ -490,11 +484,10 @@ def train(
     law = LAWS[law] if isinstance(law, str) and law in LAWS else law
     require(callable(law), 'law', f'be one of {", ".join(LAWS)}', repr(law))
     source, found = _source(images, size, channels, mirror)
-    require(network in NETWORK_FOR, 'network', "be 'unet' or 'transformer'", repr(network))
-    net = NETWORK_FOR[network](size, channels, found if found > 1 else 0, width)
+    net = network_maker(network)(size, channels, found if found > 1 else 0, width)
     named = Path(images).resolve().name if isinstance(images, (str, Path)) else None
-    defaults = dict(batch=64, lr=2e-3, warmup=100, minutes=10.0 if steps is None else None)
-    given = {k: v for k, v in dict(minutes=minutes, init=init).items() if v is not None}
+    some = dict(minutes=10.0 if (minutes, steps) == (None, None) else minutes, init=init)
+    given = {k: v for k, v in some.items() if v is not None}
     return run_training(
         out,
         net,
@@ -503,6 +496,5 @@ def train(
         steps=steps,
         seed=seed,
         data=data or named or 'pictures',
-        network=network,
-        **{**defaults, **given, **options},
+        **dict(network=network, batch=64, lr=2e-3, warmup=100) | given | options,
     )

@@ -65,10 +65,14 @@ def calls_of(
     if name == 'deqir':
         return known['levels'] * known['rounds']
     steps = known['points'] - 1
-    return 2 * steps if name == 'score_sde' else steps
+    each = dict(score_sde=2, tds=known.get('particles'), lanpaint=known.get('inner', 0) + 1)
+    return each.get(name, 1) * steps
 
 # %% ../nbs/library/245_budgets.ipynb #f0f3a857
-KNOBS = ('points', 'levels', 'jump', 'resamples', 'travel', 'repeats', 'rounds')
+KNOBS = (
+    *('points', 'levels', 'jump', 'resamples', 'travel', 'repeats', 'rounds'),
+    *('particles', 'inner'),
+)
 
 
 def knobs(
@@ -109,6 +113,12 @@ def _within(name, parameters, calls):
     if name == 'score_sde':
         require(calls >= 2, 'calls', 'be at least 2 for score_sde, a step', calls)
         return dict(parameters, points=calls // 2 + 1)
+    if name == 'tds':
+        particles = max(1, min(parameters['particles'], calls // 25))
+        return dict(parameters, particles=particles, points=calls // particles + 1)
+    if name == 'lanpaint':
+        inner = max(1, min(parameters['inner'], calls // 10 - 1))
+        return dict(parameters, inner=inner, points=calls // (inner + 1) + 1)
     return dict(parameters, points=calls + 1)
 
 # %% ../nbs/library/245_budgets.ipynb #f9aa1752

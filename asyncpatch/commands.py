@@ -112,6 +112,8 @@ def check_label(
 def _places(args, default, count):
     "Where the sheet and the single images go, looked at before the work begins."
     out = Path(args.out or default)
+    if args.out and args.out.endswith(os.sep):
+        raise UsageError(f'--out must be a file, got {args.out}, a folder')
     try:
         picture_format(out, '--out')
     except ValueError as e:

@@ -33,10 +33,13 @@ def after(
     seed: int = 0,  # of the run
     steps: int = 1000,  # of the optimiser
 ) -> Path | None:  # a file of weights, None where there is none
-    "The averaged network after so many steps, here or in the package."
+    "The averaged network after so many steps: this machine's; those of the recipe may ship."
     own = curve_folder(scale, name, seed) / 'after' / f'{steps:06d}.safetensors'
-    shipped = SHIPPED / f'{scale}-{name}-{seed}-{steps:06d}.safetensors'
-    return next((path for path in (own, shipped) if path.is_file()), None)
+    shipped = SHIPPED / f'{scale}-{name}-{seed}.safetensors'
+    if own.is_file():
+        return own
+    ships = shipped.is_file() and steps == recipe_of(scale, name)['steps']
+    return shipped if ships else None
 
 # %% ../nbs/library/2432_learning_curves.ipynb #a36404bd
 def train_to(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .conventions import DenoiserLike, Labels, Seeds, check_share, require
 from .denoisers import CountCalls
+from .exact_limits import lanpaint, mmps, tds
 from .inpainting import biharmonic, imputation, native, pose, rad, repaint, supervised
 from .inverse_problems import ddnm, ddrm, deqir, dps, mcg, score_sde
 from .masks import latent_known
@@ -31,6 +32,9 @@ METHODS = {
     "ddrm": ddrm,
     "ddnm": ddnm,
     "deqir": deqir,
+    "mmps": mmps,
+    "tds": tds,
+    "lanpaint": lanpaint,
     "biharmonic": biharmonic,
 }
 Method = Callable[..., Tensor]  # `method(denoiser, x, known, label, generator, **parameters)`
@@ -51,7 +55,7 @@ class Measured(NamedTuple):
 
     images: Tensor  # (B, C, H, W)
     calls: float  # evaluations of the network per image, on average
-    gradients: float  # of them differentiated, per image
+    gradients: float  # passes back through it, per image
     rounds: int  # calls one after another
     seconds: float  # wall time for the batch
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['walk_probabilities', 'sample_environment', 'smallest_shape', 'log_environment', 'walk', 'counts', 'physical_time',
-           'auxiliary_time', 'hazards', 'token_times', 'path', 'transition_probabilities']
+           'auxiliary_time', 'hazards', 'token_times', 'path', 'distance_bound', 'fluctuation_covariance',
+           'transition_probabilities']
 
 # %% ../nbs/theory/02_paths.ipynb #b08276c4
 import math
@@ -12,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from .conventions import check_times, require
+from .conventions import check_count, check_times, require
 
 # %% ../nbs/theory/02_paths.ipynb #651ade63
 def _check_positive(value, name):
@@ -254,6 +255,41 @@ def path(
     Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that
     do not match."""
     return token_times(alpha * auxiliary_time(alpha, tau)[..., None], eps)
+
+# %% ../nbs/theory/02_paths.ipynb #42bab2d8
+def distance_bound(
+    tokens: int,  # N
+    ticks: int,  # K, of each token
+    level: float = 0.05,  # probability of a walk that strays further, in (0, 1)
+    eps: float = 0.0,  # distance of start and end from the corners of the cube
+) -> float:  # in the sum of absolute differences over the tokens
+    """The distance from its fluid limit that a walk exceeds with at most a given probability.
+
+    $2(1-2\\varepsilon)N\\sqrt{\\log(2N/\\text{level})/2K}+(1-2\\varepsilon)/K$, whatever the rates
+    (@eq-path-dkw; Massart, 1990).
+
+    Raises `ValueError` for counts below 1 and a level or an eps outside its range."""
+    check_count(tokens=tokens, ticks=ticks)
+    require(0 < level < 1, 'level', 'lie between 0 and 1', level)
+    span = 1 - 2 * _check_eps(eps)
+    return span * (2 * tokens * math.sqrt(math.log(2 * tokens / level) / (2 * ticks)) + 1 / ticks)
+
+# %% ../nbs/theory/02_paths.ipynb #e7de6c74
+def fluctuation_covariance(
+    alpha: Tensor,  # positive clock rates, (..., N)
+    tau: Tensor | float,  # physical times in [0, N), broadcastable to (...)
+    eps: float = 0.0,  # distance of start and end from the corners of the cube
+) -> Tensor:  # (..., N, N); for K ticks divide it by K
+    """Covariance of $\\sqrt K(\\mathbf Y^{(K)}-\\mathbf y)(\\tau)$ in the limit (@eq-path-clt).
+
+    Raises `ValueError` for rates that are not positive, `tau` outside [0, N), or shapes that
+    do not match."""
+    rung = path(alpha, tau)
+    p, spread = walk_probabilities(rung, alpha), rung * (1 - rung)
+    along = spread[..., :, None] * p[..., None, :]
+    common = spread.sum(-1)[..., None, None] * p[..., :, None] * p[..., None, :]
+    covariance = torch.diag_embed(spread) - along - along.mT + common
+    return (1 - 2 * _check_eps(eps)) ** 2 * covariance
 
 # %% ../nbs/theory/02_paths.ipynb #7478907e
 def transition_probabilities(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T_END', 'Rule', 'Place', 'Use', 'along', 'in_order', 'together', 'behind', 'in_random_order', 'Exam', 'draw_exam',
            'answers', 'nats_weight', 'training_weight', 'Marks', 'mark', 'regret', 'hurried', 'draw_led_exam',
-           'loss_difference']
+           'loss_difference', 'path_loss']
 
 # %% ../nbs/library/221_regret.ipynb #112936f5
 import math
@@ -280,3 +280,12 @@ def loss_difference(
     difference = (b - a) * (2 * exam.x - a - b)
     weight = nats_weight(exam, schedule_of(one, schedule_of(other)))
     return (weight * difference).sum((1, 2, 3)).double()
+
+# %% ../nbs/library/221_regret.ipynb #51efad6b
+def path_loss(
+    denoiser: DenoiserLike,  # a network
+    exam: Exam,  # with clean pictures; exact answers are not needed
+) -> Tensor:  # nats, of each question, (B,); compare paths of equal ends by the mean
+    "Loss against the clean pictures with the weight of the nats (@eq-regret-circulation)."
+    square = (answers(denoiser, exam) - exam.x) ** 2
+    return (nats_weight(exam, schedule_of(denoiser)) * square).sum((1, 2, 3)).double()

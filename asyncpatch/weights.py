@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import asyncpatch
 from .autoencoder import Autoencoder
 from .conventions import require
-from .denoisers import Denoiser
+from .denoisers import Denoiser, schedule_name
 from .diffusers_unets import DiffusersUNet
 from .files import write_atomically
 from .schedules import SCHEDULES
@@ -174,7 +174,8 @@ def save(
 
     Raises `TypeError` for a network that `load` could not build from its configuration."""
     if hasattr(net, 'tensors') and not isinstance(net, nn.Module):  # an oracle
-        return save_tensors(path, net.tensors(), {**net.about, **about, 'kind': 'oracle'}, dtype)
+        about |= dict(kind='oracle', schedule=schedule_name(net.schedule))
+        return save_tensors(path, net.tensors(), {**net.about, **about}, dtype)
     net, make = unwrapped(net), architecture_of(net)
     kind = kind or kind_of(net)
     tensors, inside = dict(net.state_dict()), {}

@@ -1,5 +1,5 @@
-"""Our step against azula's (an independent library), fed the same field of times; and its RePaint
-against ours."""
+"""Our step against azula's (an independent library), fed the same field of times; its RePaint, its
+moment matching and its twisted particles against ours."""
 
 from functools import partial
 
@@ -9,11 +9,15 @@ import torch
 pytest.importorskip('azula')
 from azula.denoise import Denoiser, DiracPosterior
 from azula.guidance import RePaintSampler
+from azula.guidance.mmps import MMPSDenoiser
+from azula.guidance.tds import TDSSampler
+from azula.linalg.covariance import IsotropicCovariance
 from azula.noise import CosineSchedule, RectifiedSchedule
 from azula.sample import DDIMSampler
 
-from asyncpatch.inpainting import repaint_step
-from asyncpatch.joint import smooth_gaussian, toy_gaussian
+from asyncpatch.exact_limits import Particles, moment_matched, propose
+from asyncpatch.inpainting import pose, repaint_step
+from asyncpatch.joint import smooth_gaussian, toy_gaussian, toy_mixture
 from asyncpatch.moments import propagate
 from asyncpatch.samplers import ddim_step, noise_ratio
 from asyncpatch.spatial import time_grid
@@ -137,3 +141,69 @@ def test_its_repaint_makes_the_law_of_our_steps():
     ]
     assert deviation(walk) < 4.5
     assert deviation(list(range(levels, -1, -1))) > 20
+
+
+@pytest.mark.parametrize('rounds', [1, 3])
+@pytest.mark.parametrize('law', [smooth_gaussian((2, 3, 4)), None], ids=['gaussian', 'mixture'])
+def test_moments_are_matched_as_azula_matches_them(law, rounds):
+    "The same posterior mean after as many rounds of conjugate gradients; not after another number."
+    oracle = toy_mixture() if law is None else law
+    draw = torch.Generator().manual_seed(1)
+    z, x = torch.randn(2, 1, *oracle.shape, generator=draw, dtype=torch.float64)
+    known = torch.rand(1, 1, *oracle.shape[1:], generator=draw) < 0.6
+    known[..., 0] = True
+    t = torch.tensor(0.4, dtype=torch.float64)
+    ours = moment_matched(oracle, z, t, None, x, known, 0.1, rounds)
+    pick = known.expand_as(x)
+    size = IsotropicCovariance(torch.tensor(0.01, dtype=torch.float64))
+    azula = MMPSDenoiser(
+        Oracle(oracle), x[pick], lambda v: v[pick], size, solver='cg', iterations=rounds
+    )
+    torch.testing.assert_close(ours, azula(z, t).mean, rtol=1e-8, atol=1e-8)
+    if pick.sum() > rounds:
+        other = moment_matched(oracle, z, t, None, x, known, 0.1, rounds + 1)
+        assert (other - ours).abs().max() > 1e-4
+
+
+def test_particles_move_and_are_weighted_as_azulas():
+    "One step of many particles from one place: the law of the move, and every weight."
+    oracle, count, noise = toy_mixture(), 20000, 0.1
+    t, s = (torch.tensor(v, dtype=torch.float64) for v in (0.6, 0.5))
+    z = torch.tensor([0.3, -0.4], dtype=torch.float64).view(1, 1, 1, 2).expand(count, 1, 1, 2)
+    known = torch.tensor([True, False]).view(1, 1, 1, 2)
+    x = torch.tensor([0.6, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
+
+    def twist(x_hat, level):
+        variance = noise**2 + level**2 / (1 + level**2)
+        normal = torch.distributions.Normal(x_hat[..., :1], variance.sqrt())
+        return normal.log_prob(torch.full_like(x_hat[..., :1], 0.6))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        carry = {}
+        theirs = TDSSampler(Oracle(oracle), twist, steps=1).step(z, t, s, carry)
+    cloud = one_cloud(oracle, x, known, noise, count)
+    x0, log_twist, slope = cloud.twist(z, t.view(1, 1, 1, 1))
+    ours, log_ratio = propose(cloud, z, x0, slope, t.view(1, 1, 1, 1), s.view(1, 1, 1, 1))
+    error = 4.5 * ours.std(0) / count**0.5
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 1.5 * error).all()
+    torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.03, atol=0)
+    assert slope.abs().max() > 0.1  # the twist does push
+    fit = lambda moved, weight: (
+        torch.linalg.lstsq(
+            torch.cat([moved.flatten(1), torch.ones(count, 1)], 1), weight[:, None]
+        ).solution
+    )  # both log-weights are linear in where a particle went
+    weight = log_ratio - log_twist + half_log_two_pi()
+    torch.testing.assert_close(fit(ours, weight), fit(theirs, carry['log_w']), rtol=1e-6, atol=1e-6)
+
+
+def half_log_two_pi():
+    "What our twist leaves out of a normal density of one number, on both ends of a step."
+    return 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64))
+
+
+def one_cloud(oracle, x, known, noise, count):
+    "The particles of `tds` for one image."
+    problem = pose(oracle, x, known, None, torch.Generator().manual_seed(4))
+    return Particles(oracle, problem, count, noise)

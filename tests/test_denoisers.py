@@ -27,6 +27,9 @@ QUICK = {
     'ddrm': dict(points=101, eta=0.3),
     'ddnm': dict(levels=100, eta=0.0),
     'deqir': dict(levels=40, rounds=40),
+    'mmps': dict(points=101),
+    'tds': dict(points=101, particles=2),
+    'lanpaint': dict(points=101, inner=1),
 }
 
 

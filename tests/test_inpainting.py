@@ -368,7 +368,9 @@ def test_many_images_with_their_own_masks_and_seeds():
         denoiser = Informed(oracle) if name == 'supervised' else oracle
         parameters = (
             {'points': 9}
-            if name in ('native', 'supervised', 'rad', 'imputation', 'mcg', 'dps', 'score_sde')
+            if name
+            in ('native', 'supervised', 'rad', 'imputation', 'mcg', 'dps', 'score_sde')
+            + ('mmps', 'tds', 'lanpaint')
             else {'levels': 9}
             if name in ('repaint', 'ddnm', 'deqir')
             else {}

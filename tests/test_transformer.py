@@ -14,11 +14,11 @@ from asyncpatch.denoisers import Denoiser
 from asyncpatch.inpainting import native
 from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.objectives import Uncertainty, shared_error_variance
-from asyncpatch.recipes import RECIPES, SIDES, TOKENS, recipe_of
+from asyncpatch.recipes import NETWORK_FOR, RECIPES, SIDES, TOKENS, recipe_of
 from asyncpatch.samplers import sample
 from asyncpatch.tables import ask_by_table, plan_tables
 from asyncpatch.training import fit
-from asyncpatch.transformer import NETWORK_FOR, TRANSFORMERS, Transformer
+from asyncpatch.transformer import TRANSFORMERS, Transformer
 from asyncpatch.unet import UNet, count_parameters
 from asyncpatch.weights import architecture_of, load, save
 from asyncpatch.zoo import train_model
