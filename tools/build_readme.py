@@ -104,7 +104,7 @@ def shown(cell, page, book):
 
 
 def left_in(cells):
-    "Cells without the sections that say they are left out, each up to the next heading of its level."
+    "Cells without the sections that say they are left out, up to the next of their level."
     kept, out = [], False
     for cell in cells:
         heading = cell.cell_type == 'markdown' and cell.source.startswith('## ')
