@@ -22,7 +22,8 @@ LOOK = r"""
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
   const started = Date.now(), open = () => [...main.querySelectorAll('.math')].filter(
     e => !e.querySelector('mjx-container') && e.textContent.trim());
-  while (window.MathJax && open().length && Date.now() - started < 20000) await new Promise(r => setTimeout(r, 100));
+  while (window.MathJax && open().length && Date.now() - started < 20000)
+    await new Promise(r => setTimeout(r, 100));
   for (const e of open()) found.push(`formula not set: ${e.textContent.trim().slice(0, 60)}`);
   for (const e of main.querySelectorAll('mjx-merror, [data-mml-node="merror"]'))
     found.push(`formula with an error: ${e.getAttribute('data-mjx-error') || e.textContent}`);
