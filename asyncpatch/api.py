@@ -42,7 +42,7 @@ from .conversion import open_masks, open_pictures
 from .denoisers import CountCalls, fact, schedule_of
 from .folders import image_folder
 from .methods import METHODS, in_latents
-from .recipes import network_for
+from .recipes import network_maker
 from .rival_laws import LAWS
 from .samplers import ddim_step, heun_step
 from .samplers import sample as follow
@@ -474,6 +474,7 @@ def train(
     init: DenoiserLike | str | Path | None = None,  # weights to start from
     data: str | None = None,  # what the pictures are called; the folder's name
     mirror: bool = False,  # whether mirror images are added
+    network: str = 'unet',  # or "transformer"
     **options,  # further arguments of `fit`: `batch`, `lr`, `ema`, `workers`, `log_with` …
 ) -> DenoiserLike:  # the averaged network, as `load(out)` gives it
     """Train a model with a clock for every pixel on pictures of one's own, or go on with it.
@@ -483,10 +484,10 @@ def train(
     law = LAWS[law] if isinstance(law, str) and law in LAWS else law
     require(callable(law), 'law', f'be one of {", ".join(LAWS)}', repr(law))
     source, found = _source(images, size, channels, mirror)
-    net = network_for(size, channels, found if found > 1 else 0, width)
+    net = network_maker(network)(size, channels, found if found > 1 else 0, width)
     named = Path(images).resolve().name if isinstance(images, (str, Path)) else None
-    defaults = dict(batch=64, lr=2e-3, warmup=100, minutes=10.0 if steps is None else None)
-    given = {k: v for k, v in dict(minutes=minutes, init=init).items() if v is not None}
+    some = dict(minutes=10.0 if (minutes, steps) == (None, None) else minutes, init=init)
+    given = {k: v for k, v in some.items() if v is not None}
     return run_training(
         out,
         net,
@@ -495,5 +496,5 @@ def train(
         steps=steps,
         seed=seed,
         data=data or named or 'pictures',
-        **{**defaults, **given, **options},
+        **dict(network=network, batch=64, lr=2e-3, warmup=100) | given | options,
     )

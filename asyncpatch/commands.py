@@ -339,7 +339,8 @@ EVERYWHERE = (
 BY_SCALE = ('scale', 'law', 'init', *EVERYWHERE)
 BY_CONFIG = ('config', 'images', 'law', 'autoencoder', 'width', *EVERYWHERE)
 BY_IMAGES = (
-    'images', 'law', 'size', 'width', 'grey', 'mirror', 'batch', 'lr', 'ema', 'init', 'data',
+    'images', 'law', 'size', 'width', 'network',
+    'grey', 'mirror', 'batch', 'lr', 'ema', 'init', 'data',
     *EVERYWHERE,
 )  # fmt: skip
 
@@ -360,6 +361,7 @@ def _train_images(args):
     options = _options(args, 'steps', 'minutes', 'batch', 'lr', 'ema', 'init', 'log_with')
     shape = dict(size=args.size or 32, width=args.width or 32, channels=1 if args.grey else 3)
     options |= dict(seed=args.seed or 0, mirror=args.mirror, data=name, **shape)
+    options['network'] = one_of('--network', args.network or 'unet', ['unet', 'transformer'])
     return partial(train, args.images, folder, law=law, **options), folder
 
 # %% ../nbs/library/252_commands.ipynb #10962311

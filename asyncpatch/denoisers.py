@@ -198,6 +198,7 @@ class Denoiser:
             ready_labels(label, z, self.classes),
             **{name: value.to(self.dtype or value.dtype) for name, value in given.items()},
         )
+        output = output[:, : z.shape[1]]  # what a network says beyond its prediction comes after it
         x0 = to_x0(output.to(precise), z.to(precise), t, self.schedule, self.prediction)
         return x0.to(z.dtype)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .conventions import check_count
-from .laws import _check_cap
+from .laws import check_cap
 
 # %% ../nbs/library/110_law_facts.ipynb #8e6a4e57
 def _bates_terms(patches):
@@ -55,7 +55,7 @@ def asyncpatch_pixel_cdf(
     """The integral of `asyncpatch_pixel_density` (@eq-timesteps-pixel).
 
     Raises `ValueError` unless `cap` is positive."""
-    c = _check_cap(cap)
+    c = check_cap(cap)
     low = lambda s: (s - torch.special.xlogy(s, s / (2 * c))) / 2
     end = lambda s: torch.where(s < 2 * c, low(s), c)
     ramp = lambda s: torch.where(s < 2 * c, s.clamp(min=0) ** 2 / (4 * c), s - c)
@@ -126,7 +126,7 @@ def asyncpatch_spread_cdf(
 
     Raises `TypeError` or `ValueError` unless `cap` is positive and `patches` a whole number from 1."""
     check_count(patches=patches)
-    K, c, d = patches, _check_cap(cap), spread.double()
+    K, c, d = patches, check_cap(cap), spread.double()
     a = (d / (2 * c)).clamp(0, 1)
     if K == 1:
         return (d >= 0).double()

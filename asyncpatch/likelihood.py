@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .conventions import DenoiserLike
+from .conventions import DenoiserLike, patches_to_pixels
 from .data import digits
 from .denoisers import Denoiser
 from .elbo import bits_per_dimension, dequantise, nll_bound, path_bound, path_times
@@ -38,8 +38,7 @@ def patches_times(
         cells = side // patch
         for part, values in zip(out, asyncpatch_times(len(rows), cells**2, eps, generator)):
             patches = values.to(part).view(-1, cells, cells)
-            pixels = patches.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
-            part[rows] = pixels.flatten(1)
+            part[rows] = patches_to_pixels(patches, patch).flatten(1)
     return tuple(out)
 
 

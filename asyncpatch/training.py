@@ -51,8 +51,7 @@ from asyncpatch.run_folders import (
     write_checkpoint,
 )
 from .tables import keep_freed_memory
-from .unet import UNet
-from .weights import card, kind_of, load, save, unwrapped
+from .weights import ARCHITECTURES, card, kind_of, load, save, unwrapped
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class TimeBox:
@@ -481,7 +480,7 @@ def fit(
 # %% ../nbs/library/20_training.ipynb #7eb216bc
 def train(
     folder: str | Path,  # of the run; taken up again if it has been begun
-    net: dict,  # configuration of the `UNet`
+    net: dict,  # configuration of the network
     images: Images,  # to learn
     law: TimeLaw,  # of training times
     steps: int | None = None,  # of the optimiser; if not given, as many as fit into `minutes`
@@ -489,12 +488,13 @@ def train(
     label_dropout: float = 0.1,  # probability of hiding the class, where the network has classes
     corrected: bool = False,  # divide by the density of a pixel's time under the law
     pictures: int = 0,  # how many samples to draw as it goes
+    network: str = 'unet',  # or "transformer": whose configuration `net` is
     **options: object,  # other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `init` …
 ) -> Denoiser:  # the averaged network; `.about` says how it was made
     "Train a network with many clocks, or finish training it; raises what `fit` raises."
     objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
-    samples = None
     if pictures:
         shape = images[torch.arange(1)].x.shape[1:]
-        samples = partial(draw_samples, shape=shape, count=pictures)
-    return fit(folder, partial(UNet, **net), images, objective, steps, samples=samples, **options)
+        options['samples'] = partial(draw_samples, shape=shape, count=pictures)
+    make = partial(ARCHITECTURES[network], **net)
+    return fit(folder, make, images, objective, steps, **options)

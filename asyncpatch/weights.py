@@ -29,6 +29,7 @@ from .denoisers import Denoiser, schedule_name
 from .diffusers_unets import DiffusersUNet
 from .files import write_atomically
 from .schedules import SCHEDULES
+from .transformer import Transformer
 from .unet import UNet
 
 # %% ../nbs/library/18_weights.ipynb #f8645eee
@@ -110,7 +111,9 @@ def unwrapped(
         net = inside
 
 # %% ../nbs/library/18_weights.ipynb #04bab981
-ARCHITECTURES = dict(unet=UNet, autoencoder=Autoencoder, diffusers=DiffusersUNet)
+ARCHITECTURES = dict(
+    unet=UNet, transformer=Transformer, autoencoder=Autoencoder, diffusers=DiffusersUNet
+)
 
 
 def architecture_of(
@@ -235,7 +238,7 @@ def complete_header(
     return {**about, **known}
 
 # %% ../nbs/library/18_weights.ipynb #5f93e36e
-LAYERS = ('blocks', 'middle', 'multipliers', 'attention', 'decoder_blocks')
+LAYERS = ('blocks', 'middle', 'multipliers', 'attention', 'decoder_blocks', 'depth')
 
 
 def _check_config(config, shapes):
