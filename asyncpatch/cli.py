@@ -58,10 +58,11 @@ def _add_train(add):
     add('--scale', help=f'without --images: whose recipe to follow: {scales} (default: digits)')
     add('--config', metavar='RUN', help="one of the paper's own runs, such as imagenet64-60m")
     laws = 'asyncpatch (the default), synchronous, patchwise, perlin, …'
-    models = 'for a scale also supervised, head, autoencoder, latent-asyncpatch, …'
+    models = 'for a scale also transformer-asyncpatch, supervised, head, latent-asyncpatch, …'
     add('--law', help=f'law of the training times: {laws}; {models}')
     add('--size', type=whole_number(4), help='pixels on a side, for --images (default: 32)')
     add('--width', type=whole_number(1), help='features at full resolution (default: 32)')
+    add('--network', help='for --images: unet (the default) or transformer')
     add('--grey', action='store_true', help='learn grey pictures, for --images')
     add('--mirror', action='store_true', help='add mirror images, for --images')
     add('--data', metavar='NAME', help='what your pictures are called (default: their folder)')

@@ -112,6 +112,8 @@ def check_label(
 def _places(args, default, count):
     "Where the sheet and the single images go, looked at before the work begins."
     out = Path(args.out or default)
+    if args.out and args.out.endswith(os.sep):
+        raise UsageError(f'--out must be a file, got {args.out}, a folder')
     try:
         picture_format(out, '--out')
     except ValueError as e:
@@ -337,7 +339,8 @@ EVERYWHERE = (
 BY_SCALE = ('scale', 'law', 'init', *EVERYWHERE)
 BY_CONFIG = ('config', 'images', 'law', 'autoencoder', 'width', *EVERYWHERE)
 BY_IMAGES = (
-    'images', 'law', 'size', 'width', 'grey', 'mirror', 'batch', 'lr', 'ema', 'init', 'data',
+    'images', 'law', 'size', 'width', 'network',
+    'grey', 'mirror', 'batch', 'lr', 'ema', 'init', 'data',
     *EVERYWHERE,
 )  # fmt: skip
 
@@ -358,6 +361,7 @@ def _train_images(args):
     options = _options(args, 'steps', 'minutes', 'batch', 'lr', 'ema', 'init', 'log_with')
     shape = dict(size=args.size or 32, width=args.width or 32, channels=1 if args.grey else 3)
     options |= dict(seed=args.seed or 0, mirror=args.mirror, data=name, **shape)
+    options['network'] = one_of('--network', args.network or 'unet', ['unet', 'transformer'])
     return partial(train, args.images, folder, law=law, **options), folder
 
 # %% ../nbs/library/252_commands.ipynb #10962311

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .autoencoder import Autoencoder
 from .records import checkout, load_record
+from .transformer import Transformer
 from .unet import UNet
 
 # %% ../nbs/library/240_compute.ipynb #e5f7265e
@@ -66,7 +67,7 @@ def training_operations(
     return network_operations(net, size, training=True) * steps * batch
 
 # %% ../nbs/library/240_compute.ipynb #311c1c17
-NETWORKS = dict(unet=UNet, autoencoder=Autoencoder)
+NETWORKS = dict(unet=UNet, transformer=Transformer, autoencoder=Autoencoder)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def count_operations(
         return net.encoder(x, one.bool())
 
     def through():
-        return net(x, one, label) if kind == 'unet' else net.decoder(encode(), one.bool())
+        return net(x, one, label) if kind != 'autoencoder' else net.decoder(encode(), one.bool())
 
     return Operations(
         parameters=sum(p.numel() for p in net.parameters()),

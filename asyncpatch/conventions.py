@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Generators', 'Seeds', 'Labels', 'TimeMaps', 'NoiseSchedule', 'Network', 'DenoiserLike', 'TimeLaw', 'Step', 'require',
-           'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
+           'whole', 'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
            'check_range', 'check_known', 'patches_to_pixels', 'as_labels', 'extra', 'generators', 'as_generators',
            'randn', 'rand']
 
@@ -82,6 +82,24 @@ def require(
         raise error(f"{name} must {wanted}, got {got}")
 
 # %% ../nbs/theory/000_conventions.ipynb #ff30f9dd
+def whole(
+    value: int,  # anything that counts: an int, numpy's, a tensor of one; no truth value
+    name: str,  # of the argument
+) -> int:  # the number, which 64 bits hold
+    "A whole number. Raises `TypeError` for what is none, `ValueError` for one that is too large."
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    require(abs(number) < 2**63, name, 'be a number of 64 bits', number)
+    return number
+
+
+def _single(value):
+    "Whether it is one number, and no array of them."
+    return hasattr(value, '__index__') and not getattr(value, 'ndim', 0)
+
+
 def check_count(
     least: int = 1,  # the smallest that is allowed
     /,
@@ -89,11 +107,7 @@ def check_count(
 ) -> None:
     "Counts are whole numbers of at least `least`. Raises `TypeError` or `ValueError`."
     for name, value in counts.items():
-        try:
-            whole = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-        require(whole >= least, name, f'be at least {least}', value)
+        require(whole(value, name) >= least, name, f'be at least {least}', value)
 
 
 def _check_number(name, value, wanted):
@@ -242,14 +256,13 @@ def patches_to_pixels(
 def _label_tensor(label, device):
     "A tensor of whole numbers from whatever form labels have."
     if not isinstance(label, Tensor):
-        number = isinstance(label, int) or hasattr(label, '__index__')
         try:
-            values = operator.index(label) if number else [operator.index(one) for one in label]
+            values = whole(label, 'label') if _single(label) else [whole(k, 'label') for k in label]
         except TypeError:
             raise TypeError(f"label must be classes, whole numbers, got {label!r}") from None
         label = torch.tensor(values, dtype=torch.int64)
-    whole = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
-    require(whole, 'label', 'be classes, whole numbers', label.dtype, TypeError)
+    numbers = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
+    require(numbers, 'label', 'be classes, whole numbers', label.dtype, TypeError)
     return label.to(device=device, dtype=torch.int64)
 
 
@@ -301,7 +314,7 @@ def generators(
     device: str | torch.device = 'cpu',  # where the samples will be
 ) -> list[torch.Generator]:  # one generator per sample
     "A random stream for each sample, so that seed 7 is the same image alone and in a batch."
-    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+    return [torch.Generator(device).manual_seed(whole(seed, 'seed')) for seed in seeds]
 
 
 def as_generators(
@@ -314,15 +327,16 @@ def as_generators(
     Raises `TypeError` for what is neither, and `ValueError` for too few or too many."""
     if seeds is None or isinstance(seeds, torch.Generator):
         return seeds
-    if hasattr(seeds, '__index__'):
-        first = operator.index(seeds)
+    if _single(seeds):
+        first = whole(seeds, 'seed')
         return generators(range(first, first + count), device)
     listed = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+    listed = listed or getattr(seeds, 'ndim', 0) == 1
     wanted = 'be a generator, a seed or a list of them'
     require(listed, 'generator', wanted, _kind(seeds), TypeError)
     _check_streams(seeds, count)
     made = [isinstance(seed, torch.Generator) for seed in seeds]
-    return seeds if all(made) else generators([operator.index(seed) for seed in seeds], device)
+    return seeds if all(made) else generators(seeds, device)
 
 
 def _check_streams(generator, count):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from asyncpatch.paths import (
-    _check_eps,
-    _check_positive,
+    check_eps,
+    check_positive_tensor,
     hazards,
     sample_environment,
     smallest_shape,
@@ -24,13 +24,13 @@ from asyncpatch.paths import (
 # %% ../nbs/theory/03_density.ipynb #c0071434
 def _log_ray(h, shape):
     "Log of $f(h/R)\\,e^R/R^N$, the part that density and flux have in common."
-    h = _check_positive(h, 'h').double()
+    h = check_positive_tensor(h, 'h').double()
     k = torch.as_tensor(shape, dtype=h.dtype, device=h.device)
     if k.dim() and k.shape != h.shape[-1:]:
         raise ValueError(
             f"shape must be a number or have {h.shape[-1]} entries, got shape {tuple(k.shape)}"
         )
-    k, R = _check_positive(k.reshape(-1), 'shape').expand(h.shape[-1]), h.sum(-1)
+    k, R = check_positive_tensor(k.reshape(-1), 'shape').expand(h.shape[-1]), h.sum(-1)
     return k.sum().lgamma() - k.lgamma().sum() + ((k - 1) * h.log()).sum(-1) - k.sum() * R.log() + R
 
 # %% ../nbs/theory/03_density.ipynb #d605b3fd
@@ -44,7 +44,7 @@ def log_density(
     Per volume of token times. Raises `ValueError` for hazards or shapes that are not positive
     and finite, or shapes that do not match."""
     common, log_L = _log_ray(h, shape), (h.double().log() - h.double()).logsumexp(-1)
-    return common + log_L - h.shape[-1] * math.log(1 - 2 * _check_eps(eps))
+    return common + log_L - h.shape[-1] * math.log(1 - 2 * check_eps(eps))
 
 # %% ../nbs/theory/03_density.ipynb #821b666c
 def log_flux(
@@ -57,7 +57,7 @@ def log_flux(
     Raises `ValueError` for hazards or shapes that are not positive and finite, or shapes that
     do not match."""
     common, own = _log_ray(h, shape)[..., None], h.double().log() - h.double()
-    return common + own - (h.shape[-1] - 1) * math.log(1 - 2 * _check_eps(eps))
+    return common + own - (h.shape[-1] - 1) * math.log(1 - 2 * check_eps(eps))
 
 # %% ../nbs/theory/03_density.ipynb #38cce095
 def sample_position(

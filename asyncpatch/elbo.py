@@ -22,20 +22,16 @@ from asyncpatch.conventions import (
     check_count,
     check_images,
     check_times,
+    patches_to_pixels,
     require,
 )
 from .denoisers import fact, schedule_of
 from .density import log_flux
 from .joint import corrupt
-from .paths import hazards, log_environment, token_times
+from .paths import check_eps, hazards, log_environment, token_times
 from .schedules import elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/04_elbo.ipynb #1ec2581f
-def _check_eps(eps):
-    require(0 < eps < 0.5, 'eps', 'lie in (0, 1/2)', eps)
-    return eps
-
-
 def _end(schedule, time):
     return schedule(torch.tensor(float(time), dtype=torch.float64, device='cpu'))
 
@@ -50,7 +46,7 @@ def prior_nats(
     It is $\\sum\\frac12(\\sigma^2+\\alpha^2x^2-1)-\\log\\sigma$ at time 1 - eps.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    alpha, sigma = _end(schedule, 1 - _check_eps(eps))
+    alpha, sigma = _end(schedule, 1 - check_eps(eps, zero=False))
     constant = 0.5 * (sigma**2 - 1).item() - sigma.log().item()
     return (constant + 0.5 * alpha.item() ** 2 * x**2).flatten(1).sum(1)
 
@@ -65,7 +61,7 @@ def reconstruction_nats(
     It is $\\frac d2\\log(2\\pi e\\,\\sigma^2/\\alpha^2)$, whatever the data.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    alpha, sigma = _end(schedule, _check_eps(eps))
+    alpha, sigma = _end(schedule, check_eps(eps, zero=False))
     each = 0.5 * math.log(2 * math.pi * math.e) + (sigma / alpha).log().item()
     return x.new_full(x.shape[:1], math.prod(x.shape[1:]) * each)
 
@@ -82,7 +78,7 @@ def categorical_nats(
     Over the levels $p(x\\mid z)\\propto e^{-(z-\\alpha x)^2/2\\sigma^2}$. One draw per sample; in a `Bound` its scatter shows among the images, not among the passes.
 
     Raises `ValueError` for `eps` outside (0, 1/2) and for data that are not on the levels."""
-    t = torch.full((), _check_eps(eps), dtype=x.dtype, device=x.device)
+    t = torch.full((), check_eps(eps, zero=False), dtype=x.dtype, device=x.device)
     apart = (x[..., None] - levels.to(x)).abs()  # (B, ..., L)
     if x.numel() and (furthest := apart.amin(-1).max().item()) > 1e-4:
         raise ValueError(
@@ -130,7 +126,7 @@ def path_bound(
             f"path must fall from 1 to 0 everywhere, got one of {len(path)} maps "
             f"from {path[0].min().item():g} to {path[-1].max().item():g}"
         )
-    path, total = _check_eps(eps) + (1 - 2 * eps) * path.double(), 0.0
+    path, total = check_eps(eps, zero=False) + (1 - 2 * eps) * path.double(), 0.0
     for t, s in zip(path[:-1], path[1:]):
         z, _ = corrupt(x, t.to(x), generator, schedule)
         drop = (log_snr(schedule, s).exp() - log_snr(schedule, t).exp()) / 2
@@ -203,7 +199,7 @@ def path_times(
     Raises `ValueError` for `eps` outside (0, 1/2) or a shape that is not positive."""
     log_alpha = log_environment(n, tokens, shape, generator)
     lead = torch.randint(tokens, (n, 1), generator=generator, device=log_alpha.device)
-    span = math.log((1 - _check_eps(eps)) / eps)
+    span = math.log((1 - check_eps(eps, zero=False)) / eps)
     h_lead = hazards(eps * (span * stratified(n, generator)[:, None]).exp(), eps)
     h = (log_alpha - log_alpha.gather(1, lead)).exp() * h_lead
     log_speed = log_alpha - h
@@ -234,7 +230,7 @@ def _weighted_errors(denoiser, x, t, weight, reference, label, generator, schedu
 def _to_pixels(values, size, patch):
     rows, columns = size[0] // patch, size[1] // patch
     cells = values.reshape(-1, 1, rows, columns)
-    return cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return patches_to_pixels(cells, patch)
 
 # %% ../nbs/theory/04_elbo.ipynb #5091f4f5
 @torch.no_grad()
@@ -269,7 +265,7 @@ def nll_bound(
     tokens, dims = size[0] * size[1] // patch**2, math.prod(x.shape[1:])
     diffusion = x.new_empty(passes, B)
     for row in diffusion if B else ():
-        drawn = rule(B, tokens, _check_eps(eps), generator)
+        drawn = rule(B, tokens, check_eps(eps, zero=False), generator)
         t, weight = (_to_pixels(values, size, patch) for values in drawn)
         for i in torch.arange(B).split(batch):
             classes = None if label is None else label[i]

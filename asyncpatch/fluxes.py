@@ -17,12 +17,12 @@ from .conventions import DenoiserLike
 from asyncpatch.elbo import (
     Estimate,
     TimeRule,
-    _check_eps,
     bits_per_dimension,
     nll_bound,
     path_times,
     stratified,
 )
+from .paths import check_eps
 
 # %% ../nbs/theory/05_fluxes.ipynb #097896c8
 def synchronous_times(
@@ -36,7 +36,7 @@ def synchronous_times(
     This is ordinary diffusion, and the limit $k\\to\\infty$.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    span = math.log((1 - _check_eps(eps)) / eps)
+    span = math.log((1 - check_eps(eps, zero=False)) / eps)
     t = eps * (span * stratified(n, generator)[:, None].expand(n, tokens)).exp()
     return t, span * t
 
@@ -53,7 +53,7 @@ def ordered_times(
     One token is on its way; with random orders this is the limit $k\\to0$.
 
     Raises `ValueError` for `eps` outside (0, 1/2) and an order that is no permutation."""
-    span, u = math.log((1 - _check_eps(eps)) / eps), stratified(n, generator)
+    span, u = math.log((1 - check_eps(eps, zero=False)) / eps), stratified(n, generator)
     if order is None:
         rank = torch.rand(n, tokens, generator=generator, device=u.device).argsort(1)
     else:
@@ -149,7 +149,7 @@ def asyncpatch_times(
     Log-uniform on the first leg, uniform on the second.
 
     Raises `ValueError` for `eps` outside (0, 1/2)."""
-    width, half = 1 - 2 * _check_eps(eps), 2 * stratified(n, generator)[:, None]
+    width, half = 1 - 2 * check_eps(eps, zero=False), 2 * stratified(n, generator)[:, None]
     u = torch.rand(n, tokens, generator=generator, dtype=half.dtype, device=half.device)
     start, theta = eps / width, half % 1
     span = math.log((1 + start) / start)

@@ -229,6 +229,8 @@ def files_in(
         raise _no_images(folder, left_out)
     if left_out:
         warnings.warn(f'{folder}: {_kinds_of(left_out)} left out, which are no images')
+    if paths and (empty := [name for c, name in enumerate(groups) if c not in labels]):
+        warnings.warn(f"{folder}: classes without an image: {', '.join(empty)}")
     if plain:
         return Files(tuple(plain), (0,) * len(plain), (folder.resolve().name,))
     return Files(paths, labels, tuple(groups))

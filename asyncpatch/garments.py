@@ -19,6 +19,7 @@ from torch import Tensor
 import asyncpatch
 from .conventions import check_count, check_positive, require
 from .lowrank import LowRankMixture, observe
+from .schedules import SCHEDULES
 
 # %% ../nbs/theory/012_garments.ipynb #7377c0a4
 class Sums(NamedTuple):
@@ -232,17 +233,33 @@ def pack(
 
 # %% ../nbs/theory/012_garments.ipynb #630799a5
 def build(
-    tensors: dict[str, Tensor],  # as `pack` made them
-    about: dict,  # with shape, texture, kept and least
-    dtype: torch.dtype = torch.float32,  # to compute in
+    tensors: dict[str, Tensor],  # as `pack` made them, or `LowRankMixture.tensors`
+    about: dict,  # with shape, texture, kept and least for what was packed
+    dtype: torch.dtype | None = None,  # to compute in; None: as stored, float32 for what was packed
 ) -> LowRankMixture:  # a denoiser and a source of images; `.about` says what it is
     "The exact world that a file says, computed once in float64."
+    if 'remainder' in tensors:
+        return _as_stored(tensors, about, dtype)
+    dtype = dtype or torch.float32
     exact = {k: v.double() for k, v in tensors.items() if v.is_floating_point()}
     means = exact['means'].reshape(-1, *about['shape'])
     weights, remainder = exact['log_weights'].softmax(0), exact['deviation'] ** 2
     law = LowRankMixture(weights, means, exact['factors'], remainder, tensors['labels'])
     law = soften(law, exact['bumps'], about['texture'], about['kept'], about['least']).to(dtype)
     return law._with(about=about, data=about['data'], value_range=(-1, 1))
+
+
+def _as_stored(tensors, about, dtype):
+    "A mixture whose parameters were written as they are."
+    law = LowRankMixture(
+        tensors['log_weights'].softmax(0),
+        *(tensors[name] for name in ('means', 'factors', 'remainder', 'labels')),
+        SCHEDULES[about.get('schedule', 'rectified_flow')],
+    )
+    law = law._with(log_weights=tensors['log_weights'])  # to the last bit
+    facts = dict(data=about['data'], value_range=(-1, 1)) if 'data' in about else {}
+    law = law._with(about=about, **facts)
+    return law if dtype is None else law.to(dtype)
 
 # %% ../nbs/theory/012_garments.ipynb #b97d64d2
 def garments(

@@ -10,25 +10,42 @@ __all__ = ['bates_cdf', 'asyncpatch_pixel_cdf', 'asyncpatch_mean_cdf', 'patchwis
 # %% ../nbs/library/110_law_facts.ipynb #e4509f1a
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .laws import _check_cap
+from .conventions import check_count
+from .laws import check_cap
 
 # %% ../nbs/library/110_law_facts.ipynb #8e6a4e57
+def _bates_terms(patches):
+    "How many terms of the series leave out less than 1e-15 each."
+    j = torch.arange(1, 4001, dtype=torch.float64)
+    left = patches * (patches / (math.pi * j)).log() - (math.pi * j).log()
+    near = -((math.pi * j) ** 2) / (6 * patches)  # log of sinc^K while j < K
+    size = torch.where(j < patches, near, left)
+    return int((size > math.log(1e-15)).sum()) + 1
+
+
 def bates_cdf(
     mean: Tensor,  # where to evaluate, any shape
     patches: int,  # K
 ) -> Tensor:  # P(mean of K independent uniform numbers <= `mean`), float64, of the shape of `mean`
-    "Law of the mean time of an image under `patchwise` with K equal patches (@eq-timesteps-bates)."
-    m = mean.double().clamp(0, 1)
-    j = torch.arange(1, 513, dtype=torch.float64, device=m.device)
-    terms = (
-        torch.sinc(j / patches) ** patches
-        * (2 * math.pi * j * (m - 0.5).unsqueeze(-1)).sin()
-        / (math.pi * j)
-    )
-    return m + terms.sum(-1)
+    """Law of the mean time of an image under `patchwise` with K equal patches, to 1e-11.
+
+    @eq-timesteps-irwin-hall for up to eight patches, @eq-timesteps-bates for more.
+
+    Raises `TypeError` or `ValueError` unless `patches` is a whole number from 1."""
+    check_count(patches=patches)
+    m = mean.double().clamp(0, 1).unsqueeze(-1)
+    if patches <= 8:
+        k = torch.arange(patches + 1, dtype=torch.float64, device=m.device)
+        binomials = [(-1) ** i * math.comb(patches, i) for i in range(patches + 1)]
+        terms = m.new_tensor(binomials) * (patches * m - k).clamp(min=0) ** patches
+        return terms.sum(-1) / math.factorial(patches)
+    j = torch.arange(1, _bates_terms(patches), dtype=torch.float64, device=m.device)
+    terms = torch.sinc(j / patches) ** patches * (2 * math.pi * j * (m - 0.5)).sin()
+    return m.squeeze(-1) + (terms / (math.pi * j)).sum(-1)
 
 # %% ../nbs/library/110_law_facts.ipynb #6ed2532b
 def asyncpatch_pixel_cdf(
@@ -38,32 +55,62 @@ def asyncpatch_pixel_cdf(
     """The integral of `asyncpatch_pixel_density` (@eq-timesteps-pixel).
 
     Raises `ValueError` unless `cap` is positive."""
-    c = _check_cap(cap)
+    c = check_cap(cap)
     low = lambda s: (s - torch.special.xlogy(s, s / (2 * c))) / 2
     end = lambda s: torch.where(s < 2 * c, low(s), c)
     ramp = lambda s: torch.where(s < 2 * c, s.clamp(min=0) ** 2 / (4 * c), s - c)
     return end(t) + c - end(1 - t) + ramp(t) - ramp(t - 1 + 2 * c)
 
 # %% ../nbs/library/110_law_facts.ipynb #16727c9c
+def _panels(patches):
+    "How many panels of equal width follow the Bates law closely."
+    least = math.ceil(4 * math.sqrt(12 * patches))
+    return -(-least // patches) * patches if patches <= 8 else least
+
+
+def _mean_given_low(m, patches):
+    "Psi_K(m), the law of the mean given a centre below one half."
+    if patches == 1:
+        return m - torch.special.xlogy(m, m)
+    count, like = _panels(patches), dict(dtype=torch.float64, device=m.device)
+    nodes, weights = (torch.from_numpy(v).to(**like) for v in np.polynomial.legendre.leggauss(16))
+
+    def integral(low, high):
+        half = (high - low) / 2
+        s = low.unsqueeze(-1) + half.unsqueeze(-1) * (1 + nodes)
+        return half * (weights * bates_cdf(s, patches) / s**2).sum(-1)
+
+    border = torch.linspace(0, 1, count + 1, **like)
+    whole = integral(border[:-1], border[1:])
+    above = torch.nn.functional.pad(whole.flip(0).cumsum(0).flip(0), (0, 1))
+    after = (m * count).floor().long().clamp(max=count - 1) + 1
+    return m + m * (integral(m, border[after]) + above[after])
+
+
 def asyncpatch_mean_cdf(
     mean: Tensor,  # where to evaluate, any shape
     patches: int,  # K, patches of equal size
 ) -> Tensor:  # P(mean time of an image <= `mean`), float64, of the shape of `mean`
-    "Law of the mean time of an AsyncPatch image with K equal patches (@eq-timesteps-mean); t_min = 0, t_max = 1, no cap."
-    y = torch.linspace(0, 1, 2001, dtype=torch.float64, device=mean.device)
-    F = bates_cdf(y, patches)
-    inverse = F[1:].diff() * (y[2:] / y[1:-1]).log() * 2000
-    psi = F + y * torch.nn.functional.pad(inverse.flip(0).cumsum(0).flip(0), (1, 1))
-    cdf = (psi + 1 - psi.flip(0)) / 2
-    place = mean.double().clamp(0, 1) * 2000
-    return torch.lerp(cdf[place.long()], cdf[(place.long() + 1).clamp(max=2000)], place.frac())
+    """Law of the mean time of an AsyncPatch image with K equal patches, to 1e-10.
+
+    @eq-timesteps-mean; t_min = 0, t_max = 1, no cap.
+
+    Raises `TypeError` or `ValueError` unless `patches` is a whole number from 1."""
+    check_count(patches=patches)
+    m = mean.double().clamp(0, 1)
+    return (_mean_given_low(m, patches) + 1 - _mean_given_low(1 - m, patches)) / 2
 
 # %% ../nbs/library/110_law_facts.ipynb #75f2afb4
 def patchwise_spread_cdf(
     spread: Tensor,  # where to evaluate, any shape
     patches: int,  # K
 ) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
-    "$K\\Delta^{K-1}-(K-1)\\Delta^K$, the Beta(K-1, 2) law of the range of K uniform numbers."
+    """$K\\Delta^{K-1}-(K-1)\\Delta^K$, the Beta(K-1, 2) law of the range of K uniform numbers.
+
+    Absolute error below 1e-11 for up to 4,096 patches.
+
+    Raises `TypeError` or `ValueError` unless `patches` is a whole number from 1."""
+    check_count(patches=patches)
     d = spread.double().clamp(0, 1)
     return patches * d ** (patches - 1) - (patches - 1) * d**patches
 
@@ -75,8 +122,11 @@ def asyncpatch_spread_cdf(
 ) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64, of the shape of `spread`
     """Law of the spread of an AsyncPatch image (@eq-timesteps-spread); t_min = 0, t_max = 1.
 
-    Raises `ValueError` unless `cap` is positive."""
-    K, c, d = patches, _check_cap(cap), spread.double()
+    Absolute error below 1e-8 for up to 4,096 patches.
+
+    Raises `TypeError` or `ValueError` unless `cap` is positive and `patches` a whole number from 1."""
+    check_count(patches=patches)
+    K, c, d = patches, check_cap(cap), spread.double()
     a = (d / (2 * c)).clamp(0, 1)
     if K == 1:
         return (d >= 0).double()
@@ -89,7 +139,12 @@ def asyncpatch_cleanest_cdf(
     t: Tensor,  # where to evaluate, in [0, 1], any shape
     patches: int,  # K
 ) -> Tensor:  # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
-    "Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest); t_min = 0, t_max = 1, no cap."
+    """Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest).
+
+    For t_min = 0, t_max = 1, no cap; absolute error below 1e-10 for up to 4,096 patches.
+
+    Raises `TypeError` or `ValueError` unless `patches` is a whole number from 1."""
+    check_count(patches=patches)
     K, x = patches, t.double()
     j = torch.arange(1, K, dtype=torch.float64, device=t.device)
     low = (1 - x) ** K + K * (

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['T_MIN', 'T_MAX', 'between', 'uniform_density', 'training_law', 'clocks_of', 'synchronous',
            'logit_normal_pixel_density', 'logit_normal', 'independent', 'default_scales', 'draw_sides', 'patch_index',
-           'look_up', 'draw_patches', 'patchwise', 'asyncpatch_pixel_density', 'asyncpatch_cells', 'asyncpatch',
-           'perlin']
+           'look_up', 'draw_patches', 'patchwise', 'check_cap', 'asyncpatch_pixel_density', 'asyncpatch_cells',
+           'asyncpatch', 'perlin']
 
 # %% ../nbs/library/11_laws.ipynb #722160a1
 import math
@@ -216,7 +216,10 @@ def patchwise(
     return between(look_up(rand((n, height * width), generator, device), index), t_min, t_max)
 
 # %% ../nbs/library/11_laws.ipynb #371215cc
-def _check_cap(cap):
+def check_cap(
+    cap: float,  # largest half-width of the interval
+) -> float:  # at most one half
+    "The cap of a closed form. Raises `ValueError` unless it is positive."
     if not cap > 0:
         raise ValueError(
             f"cap must be positive for a closed form (at 0 the law is synchronous), got {cap:g}"
@@ -231,7 +234,7 @@ def asyncpatch_pixel_density(
     """$p(t)=-\\frac12\\log(t(1-t))$ for every number of patches, and @eq-timesteps-pixel-cap where the cap acts; for t_min = 0, t_max = 1.
 
     Raises `ValueError` unless `cap` is positive."""
-    c = _check_cap(cap)
+    c = check_cap(cap)
     ends = (-(t / (2 * c)).log()).clamp(min=0) / 2 + (-((1 - t) / (2 * c)).log()).clamp(min=0) / 2
     return ends + ((t + c).clamp(max=1 - c) - (t - c).clamp(min=c)).clamp(min=0) / (2 * c)
 

@@ -272,8 +272,17 @@ def _variances(law, z, t):
 class LowRankMixture(_SortedLowRank):
     """Exact answers for a mixture of Gaussians of covariance $AA^\\top+\\operatorname{diag}(d)$.
 
-    It has everything that `GaussianMixture` has, at any field of times, and is itself a denoiser.
-    Raises `ValueError` for parameters, times, data and labels that do not fit."""
+    It has everything that `GaussianMixture` has, at any field of times, and is itself a denoiser;
+    `asyncpatch.weights.save` writes it to a file. Raises `ValueError` for parameters, times, data
+    and labels that do not fit."""
+
+    about: dict = {}  # what its file says of it
+
+    def tensors(self) -> dict[str, Tensor]:  # by name; means in the shape of a sample
+        "Everything that a file has to hold."
+        means = self.means.reshape(-1, *self.shape)
+        parts = dict(means=means, factors=self.factors, remainder=self.remainder)
+        return parts | dict(log_weights=self.log_weights, labels=self.labels)
 
     def log_prob(
         self,

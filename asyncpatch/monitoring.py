@@ -77,6 +77,7 @@ def held_out_errors(
     losses, seen = [], []
     for k in range(0, len(images), size):
         chosen = images[torch.arange(k, min(k + size, len(images)))].to(device)
+        chosen = Images(chosen.x.float(), chosen.label)
         generator = step_generator(seed, k, part=1, device=generator_device(device))
         if isinstance(objective, Velocity):
             loss, errors = _velocity_errors(net, objective, chosen, generator)

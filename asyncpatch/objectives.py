@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['sid2_weight', 'Loss', 'Objective', 'generator_device', 'step_generator', 'noised', 'Velocity', 'training_masks',
-           'MaskedVelocity', 'Uncertainty', 'error_variance', 'LatentVelocity']
+           'MaskedVelocity', 'Uncertainty', 'SharedUncertainty', 'shared_error_variance', 'error_variance',
+           'LatentVelocity']
 
 # %% ../nbs/library/200_objectives.ipynb #bf93bd11
 import hashlib
@@ -159,7 +160,7 @@ class Velocity(Objective):
         z, v = noised(x, times, noise, self.schedule)
         shown = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
         factor, target = _of_velocity(self, x, noise, v, times)
-        return factor * (net(z, times, shown) - target)
+        return factor * (net(z, times, shown)[:, : x.shape[1]] - target)
 
     def loss(self, net, x, label, **drawn):
         return (self.weight(drawn['times']) * self.error(net, x, label, **drawn) ** 2).mean(), {}
@@ -227,6 +228,40 @@ class Uncertainty(Objective):
         loss = (log_variance + (-log_variance).exp() * squared).mean() / 2
         predicted = log_variance.exp().mean().detach()
         return loss, dict(squared=squared.mean().detach(), predicted=predicted)
+
+# %% ../nbs/library/200_objectives.ipynb #4e617566
+@dataclass(frozen=True, eq=False)
+class SharedUncertainty(Velocity):
+    """The error of the velocity, and the likelihood of it under a head of the same network.
+
+    The network says the velocity and, in one more channel, the log-variance of its error."""
+
+    share: float = 0.01  # of the likelihood in the loss
+
+    def loss(self, net, x, label, **drawn):
+        said = []
+
+        def listened(*question):
+            said.append(net(*question))
+            return said[0]
+
+        error = self.error(listened, x, label, **drawn)
+        log_variance = said[0][:, error.shape[1] :].clamp(-30, 20)
+        squared = (error.detach() ** 2).mean(1, keepdim=True)
+        likelihood = (log_variance + (-log_variance).exp() * squared).mean() / 2
+        loss = (self.weight(drawn['times']) * error**2).mean()
+        return loss + self.share * likelihood, dict(velocity=loss.detach())
+
+
+def shared_error_variance(
+    denoiser: Denoiser,  # of a network trained on `SharedUncertainty`
+) -> Network:  # `(z, t, label)` to the expected squared error of the velocity, (B, 1, H, W)
+    "What the head inside a network says of it: $e^{s}$."
+
+    def variance(z, t, label=None):
+        return denoiser.net(z, t, label)[:, z.shape[1] :].exp()
+
+    return variance
 
 # %% ../nbs/library/200_objectives.ipynb #cdcf37cc
 def error_variance(

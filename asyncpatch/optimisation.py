@@ -142,6 +142,7 @@ def train_step(
     device, parts = state.device, config['accumulate']
     rank, ranks = accelerator.process_index, accelerator.num_processes
     x, label = (part.to(device, non_blocking=True) for part in batch)
+    x = x.float()  # whatever precision the images are kept in
     torch.manual_seed(config['seed'] * 1_000_003 + state.step * ranks + rank)  # for dropout
     passes = _losses(state.model, objective, x, label, config, state.step, rank, ranks, device)
     said = []

@@ -21,6 +21,7 @@ from asyncpatch.conventions import (
     TimeLaw,
     check_positive,
     check_share,
+    patches_to_pixels,
     rand,
     randn,
     require,
@@ -228,11 +229,9 @@ def mean_beta(
     "A uniform mean, split among the patches by recursive Beta shares (Spatial Reasoning Models)."
     rows, columns = -(-height // side), -(-width // side)
     cells = split_mean(rand((n, 1), generator, device), rows * columns, sharpness, generator)
-    shuffled = cells.gather(1, rand(cells.shape, generator, device).argsort(1)).view(
-        n, 1, rows, columns
-    )
-    field = shuffled.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
-    return between(field, t_min, t_max)
+    shuffled = cells.gather(1, rand(cells.shape, generator, device).argsort(1))
+    patches = shuffled.view(n, 1, rows, columns)
+    return between(patches_to_pixels(patches, side, height, width), t_min, t_max)
 
 # %% ../nbs/library/111_rival_laws.ipynb #300048af
 @training_law(clocks=2, squares=True)

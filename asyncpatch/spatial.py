@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .conventions import check_count, check_share, check_times, require
+from .conventions import check_count, check_share, check_times, patches_to_pixels, require
 
 # %% ../nbs/library/12_spatial.ipynb #e8b56418
 def time_grid(
@@ -109,8 +109,7 @@ def outpainting(
 # %% ../nbs/library/12_spatial.ipynb #76677a64
 def _spread(rank, height, width, patch):
     "The rank of its patch for every pixel."
-    pixels = rank.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
-    return pixels[:height, :width].contiguous()
+    return patches_to_pixels(rank, patch, height, width).contiguous()
 
 
 def _patches(height, width, patch):

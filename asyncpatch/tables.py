@@ -190,14 +190,16 @@ def _rows_of_level(net, table, i):
 
 
 def embed_table(
-    net: nn.Module,  # a `UNet`
+    net: nn.Module,  # a `UNet` or a `Transformer`
     table: TimeTable,  # of times
     label: Tensor | None,  # classes, (B,); -1 is no class
 ) -> list:  # for every level an embedding or a pair, as `project` takes them
     "The embedding of a table's rows, and for the levels that it does not serve, of their times."
-    rows = [_rows_of_level(net, table, i) for i in range(net.halvings + 1)]
+    levels = getattr(net, 'levels', range(net.halvings + 1))
+    rows = [_rows_of_level(net, table, i) for i in levels]
     served = [row is not None for row in rows]
-    fields = [None] * len(rows) if all(served) else net.pyramid(table.field())
+    pyramid = [None] * (net.halvings + 1) if all(served) else net.pyramid(table.field())
+    fields = [pyramid[i] for i in levels]
     if any(served):
         embedded = net.embed(table.values.unsqueeze(1), label).squeeze(1)
     return [
@@ -207,7 +209,7 @@ def embed_table(
 
 
 def ask_by_table(
-    net: nn.Module,  # a `UNet`
+    net: nn.Module,  # a `UNet` or a `Transformer`
     z: Tensor,  # noisy images, (B, C, H, W)
     table: TimeTable,  # of their times
     label: Tensor | None = None,  # classes, (B,), -1 for none; or None for no class at all
@@ -221,7 +223,8 @@ def ask_by_table(
     fits = table.index.shape == (len(z), 1, *z.shape[-2:]) and table.values.ndim == 2
     fits = fits and len(table.values) == len(z)
     require(fits, 't', wanted, f'{tuple(table.values.shape)} and {tuple(table.index.shape)}')
-    return net.run(z, embed_table(net, table, label), condition)
+    told = [table.field()] if hasattr(net, 'levels') else []  # one that sees the map itself
+    return net.run(z, embed_table(net, table, label), condition, *told)
 
 # %% ../nbs/library/150_tables.ipynb #51b68f26
 class PlannedDenoiser(Wrapper):
@@ -250,7 +253,8 @@ class PlannedDenoiser(Wrapper):
             return self.denoiser(z, t, label, **given)
         precise = torch.promote_types(z.dtype, torch.float32)
         known = self.denoiser
-        output = ask_by_table(known.net, z.to(known.dtype), table, label, condition).to(precise)
+        said = ask_by_table(known.net, z.to(known.dtype), table, label, condition)
+        output = said[:, : z.shape[1]].to(precise)
         times = t.to(precise)
         return to_x0(output, z.to(precise), times, known.schedule, known.prediction).to(z.dtype)
 
@@ -263,7 +267,7 @@ class PlannedDenoiser(Wrapper):
 
 
 def prepare_plan(
-    net: nn.Module,  # a `UNet`, whose method this is
+    net: nn.Module,  # a `UNet` or a `Transformer`, whose method this is
     denoiser: Denoiser,  # of this network
     points: Sequence[Tensor],  # the maps of a plan, (B or 1, 1, H, W) each
     like: Tensor,  # images of the run, (B, C, H, W)
@@ -273,7 +277,7 @@ def prepare_plan(
     Itself where the network does not fit the images, and for a plan too long to be searched."""
     long = len(points) * points[0].numel() > 2**26
     whole = math.gcd(*like.shape[-2:]) % 2**net.halvings == 0
-    fits = whole and net.last[-1].out_channels == like.shape[1]
+    fits = whole and net.channels == like.shape[1]
     if denoiser.net is not net or long or not fits or not len(like):
         return denoiser
     return PlannedDenoiser(denoiser, points, like)
@@ -344,7 +348,7 @@ class ByTables(nn.Module):
 
     def __init__(
         self,
-        net: nn.Module,  # a `UNet`
+        net: nn.Module,  # a `UNet` or a `Transformer`
         table: Callable[[Tensor], TimeTable],  # of a field of the law
     ):
         super().__init__()
@@ -363,7 +367,7 @@ class ByTables(nn.Module):
 
 
 def prepare_law(
-    net: nn.Module,  # a `UNet`, whose method this is
+    net: nn.Module,  # a `UNet` or a `Transformer`, whose method this is
     law: TimeLaw,  # of the times that it will be asked about
 ) -> nn.Module:  # a network for this law, or the network where the law has no small table
     "The network with the tables of a law."

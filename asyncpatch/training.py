@@ -21,7 +21,14 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, b
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .conventions import TimeLaw, check_count, check_positive, check_share, require
+from asyncpatch.conventions import (
+    TimeLaw,
+    check_count,
+    check_positive,
+    check_range,
+    check_share,
+    require,
+)
 from .data import Images, batches
 from .denoisers import Denoiser
 from .files import remove_leftovers, write_atomically
@@ -44,8 +51,7 @@ from asyncpatch.run_folders import (
     write_checkpoint,
 )
 from .tables import keep_freed_memory
-from .unet import UNet
-from .weights import card, kind_of, load, save, unwrapped
+from .weights import ARCHITECTURES, card, kind_of, load, save, unwrapped
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class TimeBox:
@@ -205,11 +211,10 @@ def _check_labels(label, net):
 
 # %% ../nbs/library/20_training.ipynb #ce585ac8
 def _check_images(images, seen, net):
-    "Raise `ValueError` for bytes, for the range [0, 255], and for unknown classes."
-    low, high = seen.x.min().item(), seen.x.max().item()
-    found = f'values from {low:g} to {high:g}'
-    bytes_like = low >= 0 and high > 2
-    require(not bytes_like, 'images', 'lie in [-1, 1] (from [0, 255]: x / 127.5 - 1)', found)
+    "Raise `ValueError` for NaN, for the range [0, 255], and for unknown classes; warn of [0, 1]."
+    require(bool(seen.x.isfinite().all()), 'images', 'be finite', 'NaN or Inf')
+    if seen.x.min() >= 0:
+        check_range(seen.x, 'images')
     label = getattr(images, 'label', None)
     _check_labels(label if isinstance(label, Tensor) else seen.label, net)
 
@@ -455,14 +460,9 @@ def fit(
         start_trackers(accelerator, folder, config)
         monitor = Monitor(folder, accelerator, objective, held_out, samples)
         box = TimeBox(minutes, accelerator, state.step)
-        bar = tqdm(
-            total=state.steps,
-            initial=state.step,
-            desc=f"training {folder.name}",
-            unit='step',
-            disable=not (progress and accelerator.is_main_process),
-            mininterval=0.5,
-        )
+        words = dict(desc=f'training {folder.name}', unit='step', mininterval=0.5)
+        silent = not (progress and accelerator.is_main_process)
+        bar = tqdm(total=state.steps, initial=state.step, disable=silent, **words)
         every = dict(validate=validate_every, checkpoint=checkpoint_every, log=log_every)
         run = _Run(folder, state, monitor, box, config, source, every, bar)
         share = (workers, accelerator.process_index, accelerator.num_processes)
@@ -480,7 +480,7 @@ def fit(
 # %% ../nbs/library/20_training.ipynb #7eb216bc
 def train(
     folder: str | Path,  # of the run; taken up again if it has been begun
-    net: dict,  # configuration of the `UNet`
+    net: dict,  # configuration of the network
     images: Images,  # to learn
     law: TimeLaw,  # of training times
     steps: int | None = None,  # of the optimiser; if not given, as many as fit into `minutes`
@@ -488,12 +488,13 @@ def train(
     label_dropout: float = 0.1,  # probability of hiding the class, where the network has classes
     corrected: bool = False,  # divide by the density of a pixel's time under the law
     pictures: int = 0,  # how many samples to draw as it goes
+    network: str = 'unet',  # or "transformer": whose configuration `net` is
     **options: object,  # other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `init` …
 ) -> Denoiser:  # the averaged network; `.about` says how it was made
     "Train a network with many clocks, or finish training it; raises what `fit` raises."
     objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
-    samples = None
     if pictures:
         shape = images[torch.arange(1)].x.shape[1:]
-        samples = partial(draw_samples, shape=shape, count=pictures)
-    return fit(folder, partial(UNet, **net), images, objective, steps, samples=samples, **options)
+        options['samples'] = partial(draw_samples, shape=shape, count=pictures)
+    make = partial(ARCHITECTURES[network], **net)
+    return fit(folder, make, images, objective, steps, **options)

@@ -44,10 +44,9 @@ def whole_number(
             value = int(text)
         except ValueError:
             value = least - 1
+        wanted = f'of at least {least}' if value < 2**63 else 'below 2^63'
         if not least <= value < 2**63:
-            raise argparse.ArgumentTypeError(
-                f'must be a whole number of at least {least}, got {text!r}'
-            )
+            raise argparse.ArgumentTypeError(f'must be a whole number {wanted}, got {text!r}')
         return value
 
     return parse

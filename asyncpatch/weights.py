@@ -25,10 +25,11 @@ from torch import Tensor, nn
 import asyncpatch
 from .autoencoder import Autoencoder
 from .conventions import require
-from .denoisers import Denoiser
+from .denoisers import Denoiser, schedule_name
 from .diffusers_unets import DiffusersUNet
 from .files import write_atomically
 from .schedules import SCHEDULES
+from .transformer import Transformer
 from .unet import UNet
 
 # %% ../nbs/library/18_weights.ipynb #f8645eee
@@ -110,7 +111,9 @@ def unwrapped(
         net = inside
 
 # %% ../nbs/library/18_weights.ipynb #04bab981
-ARCHITECTURES = dict(unet=UNet, autoencoder=Autoencoder, diffusers=DiffusersUNet)
+ARCHITECTURES = dict(
+    unet=UNet, transformer=Transformer, autoencoder=Autoencoder, diffusers=DiffusersUNet
+)
 
 
 def architecture_of(
@@ -171,7 +174,8 @@ def save(
 
     Raises `TypeError` for a network that `load` could not build from its configuration."""
     if hasattr(net, 'tensors') and not isinstance(net, nn.Module):  # an oracle
-        return save_tensors(path, net.tensors(), {**net.about, **about, 'kind': 'oracle'}, dtype)
+        about |= dict(kind='oracle', schedule=schedule_name(net.schedule))
+        return save_tensors(path, net.tensors(), {**net.about, **about}, dtype)
     net, make = unwrapped(net), architecture_of(net)
     kind = kind or kind_of(net)
     tensors, inside = dict(net.state_dict()), {}
@@ -234,7 +238,7 @@ def complete_header(
     return {**about, **known}
 
 # %% ../nbs/library/18_weights.ipynb #5f93e36e
-LAYERS = ('blocks', 'middle', 'multipliers', 'attention', 'decoder_blocks')
+LAYERS = ('blocks', 'middle', 'multipliers', 'attention', 'decoder_blocks', 'depth')
 
 
 def _check_config(config, shapes):

@@ -25,6 +25,7 @@ from .denoisers import Denoiser
 from asyncpatch.objectives import (
     LatentVelocity,
     MaskedVelocity,
+    SharedUncertainty,
     Uncertainty,
     Velocity,
     training_masks,
@@ -41,6 +42,7 @@ from asyncpatch.recipes import (
 from .records import config_hash, notify, runs_folder
 from .run_folders import describe
 from .training import fit
+from .transformer import Transformer
 from .unet import UNet
 from .weights import SHIPPED, load, load_tensors
 
@@ -76,10 +78,17 @@ def training_setup(
         return TrainingSetup(*_on_latents(net, law, dropout, scale, seed), settings)
     if kind in ('supervised', 'image-conditioned'):
         return TrainingSetup(*_on_masked_images(net, law, dropout, scale, kind), settings)
-    objective = Velocity(law, label_dropout=dropout, corrected=kind == 'corrected')
-    return TrainingSetup(partial(UNet, **net), objective, settings)
+    make = Transformer if kind in ('transformer', 'forcing') else UNet
+    return TrainingSetup(partial(make, **net), _velocity(law, dropout, kind), settings)
 
 # %% ../nbs/library/2430_zoo.ipynb #9d483d03
+def _velocity(law, dropout, kind):
+    "The objective of a model that draws images by itself."
+    if kind == 'forcing':
+        return SharedUncertainty(law, label_dropout=dropout)
+    return Velocity(law, label_dropout=dropout, corrected=kind == 'corrected')
+
+
 def _of_an_autoencoder(net, change):
     "Network and objective of an autoencoder, with what is changed in either."
     change = dict(change)

@@ -556,3 +556,13 @@ def test_the_playground_of_the_site_is_the_package_s(tmp_path):
     shown = build_docs.with_playground(text, page)
     assert shown.count('<script src="../_static/playground') == 2
     assert build_docs.with_playground('no place', page) == 'no place'
+
+
+def test_readme_leaves_out_what_says_so():
+    "Sections that are marked are left out, to the next of their level, and links to them lead on."
+    texts = ['## A', '[b](#b-c), [d](#d)', '## B c\n\n' + build_readme.LEFT_OUT, 'long', '## D']
+    cells = [SimpleNamespace(cell_type='markdown', source=text) for text in texts]
+    kept = [cell.source for cell in build_readme.left_in(cells)]
+    assert kept == ['## A', '[b](#b-c), [d](#d)', '## D']
+    text = build_readme.whole_links('\n'.join(kept))
+    assert '[b](nbs/index.ipynb), [d](#d)' in text

@@ -6,6 +6,7 @@ Each test is the law behind one or more faults of an outside review, over everyt
 import os
 from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,8 @@ import asyncpatch
 from asyncpatch import commands
 from asyncpatch.budgets import calls_of, knobs
 from asyncpatch.cli import main, parser
-from asyncpatch.data import digits
+from asyncpatch.conventions import as_generators
+from asyncpatch.data import Images, digits
 from asyncpatch.methods import METHODS
 from asyncpatch.usage import UsageError, writable
 
@@ -92,7 +94,8 @@ def test_results_replace_ordinary_files_only(tmp_path):
     assert writable(tmp_path / 'old.png', force=True)  # the control
 
 
-LABELS = [10, -2, [1, 2, 3], torch.tensor([10, 1]), [0.5, 1.5], 'three']
+LABELS = [10, -2, [1, 2, 3], torch.tensor([10, 1]), [0.5, 1.5], 'three', True, [True, False]]
+LABELS += [np.array([1.0, 2.0]), np.array([True, False]), np.float64(2), 2**70, [2**63, 1]]
 
 
 @pytest.mark.parametrize('label', LABELS, ids=str)
@@ -105,7 +108,46 @@ def test_labels_are_looked_at_where_they_enter(label):
     ):
         with pytest.raises((TypeError, ValueError), match='label'):
             ask()
-    assert asyncpatch.sample(model, n=2, label=[9, -1], calls=1).shape[0] == 2  # the control
+    right = [9, -1], (9, -1), np.array([9, -1]), np.array([9, -1], np.int8), torch.tensor([9, -1])
+    first = asyncpatch.sample(model, n=2, label=right[0], calls=1)
+    for same in right:  # the control
+        assert torch.equal(asyncpatch.sample(model, n=2, label=same, calls=1), first)
+
+
+@pytest.mark.parametrize('seed', [1.5, 'a', True, [0.5, 1], [True, 2], 2**70], ids=str)
+def test_seeds_are_looked_at_where_they_enter(seed):
+    model, known = asyncpatch.load('digits-asyncpatch'), torch.arange(8).expand(8, 8) < 4
+    two = digits().held_out.x[:2]
+    for ask in (
+        lambda: asyncpatch.sample(model, n=2, seed=seed, calls=1),
+        lambda: asyncpatch.inpaint(model, two, known, seed=seed, calls=1),
+        lambda: as_generators(seed, 2),
+    ):
+        with pytest.raises((TypeError, ValueError), match='seed|generator'):
+            ask()
+    first = asyncpatch.sample(model, n=2, seed=5, calls=1)
+    for same in ([5, 6], np.int64(5), np.array([5, 6]), torch.tensor([5, 6])):  # the control
+        assert torch.equal(asyncpatch.sample(model, n=2, seed=same, calls=1), first)
+
+
+TRAINED = dict(size=8, channels=1, width=4, steps=2, progress=False)
+
+
+def test_training_looks_at_the_range_of_its_images_and_takes_any_precision(tmp_path):
+    "[0, 255] and NaN are refused before anything is written, [0, 1] is remarked on."
+    x, label = digits().train.x[:64], digits().train.label[:64]
+    wrong = {'255': (x + 1) * 127.5, 'nan': torch.where(x > 0, torch.nan, x)}
+    for name, values in wrong.items():
+        with pytest.raises(ValueError, match='images must'):
+            asyncpatch.train(Images(values, label), tmp_path / name, **TRAINED)
+        assert not (tmp_path / name).exists()
+    with pytest.warns(UserWarning, match='2 \\* images - 1'):
+        asyncpatch.train(Images((x + 1) / 2, label), tmp_path / '01', **TRAINED)
+    weights = []
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        made = asyncpatch.train(Images(x.to(dtype), label), tmp_path / str(dtype), **TRAINED)
+        weights.append(torch.cat([p.flatten() for p in made.net.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and weights[2].isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -13,6 +13,8 @@ from scipy.stats import multivariate_normal
 import asyncpatch
 from asyncpatch.conventions import generators
 from asyncpatch.garments import build, fit_classes, fit_lowrank, garments, pack, soft_texture
+from asyncpatch.schedules import cosine, rectified_flow
+from asyncpatch.weights import save
 
 WEIGHTS = Path(asyncpatch.__file__).parent / 'weights'
 WORLDS = {'garments': (28, 28), 'garments14': (14, 14)}
@@ -117,3 +119,30 @@ def test_settings_that_do_not_fit(wrong):
     x = torch.randn(60, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     with pytest.raises(ValueError, match=next(iter(wrong))):
         fit_lowrank(x, **{'components': 2, 'rank': 2} | wrong)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_law_that_is_saved_comes_back_to_the_last_bit(tmp_path, dtype):
+    "A shipped world saved again, and one's own; saved once more it is the same file."
+    world = garments('garments14', dtype)
+    again = asyncpatch.load(save(tmp_path / 'world.safetensors', world))
+    z = world.sample(3, torch.Generator().manual_seed(0), torch.tensor([1, 5, 9]))
+    t = torch.rand(3, 1, 14, 14, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for label in (None, torch.tensor([1, 5, 9])):
+        assert torch.equal(again(z, t, label), world(z, t, label))
+    assert again.data == world.data and again.about['class_names'] == world.about['class_names']
+    first = (tmp_path / 'world.safetensors').read_bytes()
+    assert save(tmp_path / 'again.safetensors', again).read_bytes() == first
+
+
+def test_a_law_of_ones_own_is_saved_with_its_schedule(tmp_path):
+    draw = torch.Generator().manual_seed(2)
+    own = fit_lowrank(torch.randn(60, 1, 3, 4, generator=draw), 2, 2, rounds=2, generator=draw)
+    z, t = torch.randn(2, 1, 3, 4, generator=draw), torch.full((1, 1, 1, 1), 0.4)
+    for schedule in (rectified_flow, cosine):
+        law = own._with(schedule=schedule)
+        again = asyncpatch.load(save(tmp_path / 'own.safetensors', law))
+        assert again.schedule is schedule and torch.equal(again(z, t), law(z, t))
+    assert (own(z, t) - again(z, t)).abs().max() > 1e-3  # the schedule matters
+    with pytest.raises(ValueError, match='schedule must be one of'):
+        save(tmp_path / 'odd.safetensors', own._with(schedule=lambda t: (1 - t, t)))

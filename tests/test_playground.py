@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from asyncpatch import playground
 from asyncpatch.adaptive import Accelerated, head_uncertainty
 from asyncpatch.garments import garments
 from asyncpatch.play_server import PlayServer
-from asyncpatch.playground import WEB, painted, page
+from asyncpatch.playground import WEB, page, painted
 from asyncpatch.samplers import ddim_update
 from asyncpatch.spatial import raster
 from asyncpatch.unet import UNet
@@ -470,3 +471,52 @@ def test_two_users_of_a_server_at_once(chromium):
     finally:
         server.shutdown()
         server.server_close()
+
+
+FAKE = """
+globalThis.widget = async (script, state) => {
+  const url = URL.createObjectURL(new Blob([script], { type: 'text/javascript' }));
+  const { default: { render } } = await import(url), heard = [];
+  const bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  for (const name of Object.keys(state.files)) state.files[name] = bytes(state.files[name]);
+  const model = { state, sent: [], get: name => state[name], save_changes() {},
+    set: (name, value) => { state[name] = value; }, on: (_, hear) => heard.push(hear), off() {},
+    send: message => model.sent.push(message),
+    reply: (told, parts) => heard.forEach(hear => hear(told, parts.map(bytes))) };
+  const el = document.body.appendChild(document.createElement('div'));
+  render({ model, el });
+  await el.firstChild.playground.ready;
+  Object.assign(globalThis, { model, play: el.firstChild.playground });
+};"""
+
+
+@needs_browser
+def test_the_widget_of_a_notebook(chromium):
+    "With files as bytes it plays by itself; a model of Python it asks, and shows the answer."
+    pytest.importorskip('anywidget')
+    world = garments('garments14')
+    for model in (None, world):
+        shown = playground.play(model)
+        tab = chromium.open()
+        tab.run(FAKE)
+        files = {name: base64.b64encode(content).decode() for name, content in shown.files.items()}
+        state = json.dumps(dict(options=shown.options, files=files))
+        tab.run(f'widget({json.dumps(shown._esm)}, {state})')
+        tab.run('play.$("calls").value = 4; play.changed(); play.play(); 0')
+        if model is not None:
+            tab.wait('model.sent.length == 1')
+            asked = playground.question(tab.run('model.sent[0].question'), world)
+            frames = playground.answer(world, asked)
+            told = dict(kind='frames', id=tab.run('model.sent[0].id'))
+            told |= {name: list(value.shape) for name, value in frames.items()}
+            parts = [playground.as_text(value) for value in frames.values()]
+            tab.run(f'model.reply({json.dumps(told)}, {json.dumps(parts)})')
+        tab.wait('play.run.done && !play.playing && play.frame == 4')
+        final = now(tab, 'play.run.frames.at(-1).z[0]')
+        if model is not None:
+            assert torch.equal(final, frames['z'][-1, 0].flatten())
+        plan = tab.run('model.state.plan')
+        maps = playground.maps_of(plan)
+        assert maps.shape == (5, 1, 1, 14, 14) and maps[0, ..., 7:].min() == 1
+        assert torch.equal(maps[0].flatten(), now(tab, 'play.start'))
+        assert tab.problems == []

@@ -15,6 +15,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`: edit it there. -->'
+LEFT_OUT = '<!-- left out of README -->'
 LABELLED = re.compile(r'[ \t]*\{#(?P<name>(?:fig|tbl|sec)-[\w-]+)[^}\n]*\}')
 
 
@@ -102,6 +103,30 @@ def shown(cell, page, book):
     )
 
 
+def left_in(cells):
+    "Cells without the sections that say they are left out, up to the next of their level."
+    kept, out = [], False
+    for cell in cells:
+        heading = cell.cell_type == 'markdown' and cell.source.startswith('## ')
+        out = LEFT_OUT in cell.source if heading else out
+        if cell.cell_type == 'markdown' and out and '\n## ' in cell.source:
+            raise BookError('nbs/index.ipynb: a section that is left out must end with its cell')
+        kept += [] if out else [cell]
+    return kept
+
+
+def slug(heading):
+    "The anchor of a heading."
+    return re.sub(r'[^\w-]+', '-', heading.strip().lower()).strip('-')
+
+
+def whole_links(text):
+    "Links to sections that were left out lead to the notebook."
+    here = {slug(heading) for heading in re.findall(r'^#+ (.+)$', text, re.M)}
+    lead = lambda m: m[0] if m[1] in here else '](nbs/index.ipynb)'
+    return re.sub(r'\]\(#([\w-]+)\)', lead, text)
+
+
 def readme(root=ROOT):
     "The text of README.md."
     book = Book(root)
@@ -110,9 +135,9 @@ def readme(root=ROOT):
         raise BookError('_quarto.yml names no nbs/index.ipynb')
     notebook = nbformat.read(page.source, as_version=4)
     notebook.metadata['language_info'] = {'name': 'python'}
-    notebook.cells = [cell for cell in (shown(cell, page, book) for cell in notebook.cells) if cell]
+    notebook.cells = list(filter(None, (shown(c, page, book) for c in left_in(notebook.cells))))
     text, _ = MarkdownExporter().from_notebook_node(notebook)
-    text = re.sub(r'[ \t]+$', '', text, flags=re.M)
+    text = whole_links(re.sub(r'[ \t]+$', '', text, flags=re.M))
     return f'{NOTE}\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 

@@ -1403,7 +1403,7 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
       if (this.run.done && this.frame === this.run.frames.length - 1) this.again();
       if (!this.run.asked) this.prepare(true);
       this.playing = true;
-      this.$('play').textContent = '⏸ Pause';
+      this.$('play').textContent = 'Pause';
       this.said = 0;
       requestAnimationFrame(this.follow);
     }

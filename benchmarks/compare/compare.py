@@ -23,12 +23,18 @@ import torch
 from torch import nn
 
 from asyncpatch.conventions import randn
-from asyncpatch.inpainting import _clock, repaint, repaint_step
+from asyncpatch.inpainting import repaint, repaint_step
 from asyncpatch.inverse_problems import ddrm_step
 from asyncpatch.joint import Gaussian, smooth_gaussian, toy_gaussian
 from asyncpatch.moments import propagate
+from asyncpatch.spatial import synchronous, time_grid
 
 N, HERE = {'pair': 10_000, 'cloud': 2_000}, Path(__file__).parent
+
+
+def maps_of(points, x):
+    "Times for images that run by one clock, (points, 1, 1, 1, 1)."
+    return synchronous(time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)))
 
 
 # -- what is compared on -------------------------------------------------------------------------------------------
@@ -182,7 +188,7 @@ def diffusers_repaint(oracle, x, known, n, trained, steps, jump, resamples):
             image = scheduler.undo_step(image, last, generator=draw)
         last = t
     times, walk = (
-        _clock(steps + 1, x).flip(0),
+        maps_of(steps + 1, x).flip(0),
         levels_of([t // every for t in scheduler.timesteps.tolist()]),
     )
     assert sum(b < a for a, b in zip(walk, walk[1:])) == calls and walk[-1] == 0
@@ -253,7 +259,7 @@ def azula_repaint(oracle, x, known, n, steps, iterations):
         dtype=torch.float64,
     )
     made = sampler(sampler.init((n, *x.shape[1:]), dtype=torch.float64))
-    times = _clock(steps + 1, x).flip(0)
+    times = maps_of(steps + 1, x).flip(0)
     walk = [steps] + [
         level for s in range(steps - 1, -1, -1) for level in [s] + [s + 1, s] * (iterations - 1)
     ]
