@@ -412,7 +412,8 @@ def train_command(
         if where != 'here':
             raise UsageError(f'--device does not apply with --where {where}')
         _train_on(choose_device(args.device))
-    send(_Quiet(work), where=where, processes=args.processes or 1, nodes=args.nodes or 1)
+    many = dict(processes=args.processes or 1, nodes=args.nodes or 1, folder=folder / 'jobs')
+    send(_Quiet(work), where=where, **many)
     print(folder / 'weights.safetensors')
     return 0
 
