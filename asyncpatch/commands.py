@@ -417,7 +417,7 @@ def train_command(
     print(folder / 'weights.safetensors')
     return 0
 
-
+# %% ../nbs/library/252_commands.ipynb #d2f6e441
 class _Quiet:
     "Work whose result stays where it was made: weights are read from their file."
 
