@@ -74,6 +74,9 @@ notebooks: setup ## run notebooks in place and keep their outputs (NB=path for o
 docs: setup ## the site, with Quarto where it is installed, else with Sphinx
 	$(BIN)/python tools/build_docs.py
 
+check-site: setup ## what a reader of the built site would stumble over, found in a headless Chromium
+	$(BIN)/python tools/check_site.py
+
 readme: setup ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/build_readme.py
 

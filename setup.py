@@ -29,7 +29,7 @@ def extras():
     "Every `…_requirements` of settings.ini; `all` is what users want, `dev` that and the tools."
     ending = '_requirements'
     found = {k.removesuffix(ending): v.split() for k, v in cfg.items() if k.endswith(ending)}
-    wanted = [k for k in found if k not in ('dev', 'docs', 'reproduce', 'xla')]
+    wanted = [k for k in found if k not in ('dev', 'docs', 'reproduce', 'tpu', 'xla')]
     found['all'] = sorted({package for k in wanted for package in found[k]})
     others = {package for k in (*wanted, 'docs', 'reproduce') for package in found[k]}
     found['dev'] = [*found['dev'], *sorted(others)]

@@ -22,7 +22,7 @@ class Price:
     images: int = 0  # that the network looked at in all, windows counted one by one
     gradients: int = 0  # of these, through how many a gradient was taken
     seconds: float = 0.0  # wall time
-    setting: 'Setting | None' = None  # of the method
+    setting: object = None  # a `Setting`, of the method
 
     def __str__(self):
         took = f'{self.calls:g} calls of the network for each image, {self.images:,} in all'

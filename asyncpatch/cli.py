@@ -83,7 +83,7 @@ def _add_training(add):
     add('--ema', type=positive_number, help=ema)
     add('--log-with', metavar='TRACKER', help="accelerate's: tensorboard, wandb, …")
     add('--device', help='such as cpu or cuda:1 (default: a GPU if there is one)')
-    add('--where', help='here (the default), process, slurm or xla')
+    add('--where', help='here (the default), process, slurm, tpu or xla')
     add('--processes', type=whole_number(1), help='on each node, each with a device of its own')
     add('--nodes', type=whole_number(1), help='of a cluster (default: 1)')
     add('--out', metavar='DIR', help='folder of the run (default: runs/…)')

@@ -206,11 +206,13 @@ def launch_commands(
     if latent:
         cloud += f' --env OPTIONS="{latent.strip()}"'
     every = 'torchrun --standalone --nproc-per-node 8 --no-python'
+    jobs = 'hf jobs run --flavor h200 -v hf://datasets/OWNER/DATA:/data IMAGE'
     places = [
         ('one H200', train, 'H200', 1),
         ('eight H200', f'{every} {train}', 'H200', 8),
         ('Slurm, 8 GPUs', f'{train} --where slurm --processes 8', 'H200', 8),
         ('a cloud, 8 H200', f'sky launch sky/gpu.yaml {cloud} --env DATA=s3://…', 'H200', 8),
+        ('Hugging Face Jobs', f'{jobs} {train.replace("DATA", "/data", 1)}', 'H200', 1),
         ('TPU v6e-8', f'sky launch sky/tpu.yaml {cloud} --env DATA=gs://…', 'TPU v6e', 8),
     ]
     settings = configuration.settings

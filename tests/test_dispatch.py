@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 
 from asyncpatch import compute, products, records
 from asyncpatch.compute import CHIPS, accelerator, chip_hours, price, utilisation
+from asyncpatch.data import digits
 from asyncpatch.dispatch import send
+from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.products import Product
 from asyncpatch.records import Record, Table, config_hash, save_record
 from asyncpatch.training import train
@@ -21,27 +24,23 @@ from asyncpatch.weights import load
 ROOT = Path(__file__).parent.parent
 
 
+SMALL = dict(
+    net=dict(base=8, classes=10),
+    images=digits().train,
+    law=asyncpatch_law,
+    steps=3,
+    batch=16,
+    warmup=1,
+    progress=False,
+)
+
 # --- sending
 
 
 def test_two_processes_train_the_same_network_as_one(tmp_path):
-    from asyncpatch.data import digits
-    from asyncpatch.laws import asyncpatch
-
-    settings = dict(
-        net=dict(base=8, classes=10),
-        images=digits().train,
-        law=asyncpatch,
-        steps=3,
-        batch=16,
-        warmup=1,
-        progress=False,
-    )
-    from functools import partial
-
-    alone = train(tmp_path / 'alone', **settings).net.state_dict()
+    alone = train(tmp_path / 'alone', **SMALL).net.state_dict()
     send(
-        partial(train, tmp_path / 'pair', **settings),
+        partial(train, tmp_path / 'pair', **SMALL),
         where='process',
         processes=2,
         folder=tmp_path / 'jobs',
@@ -63,11 +62,84 @@ def test_a_process_that_dies_is_named_with_its_log(tmp_path):
         (dict(processes=2), "several need where='process'"),
         (dict(where='process', nodes=2), 'nodes must be 1'),
         (dict(where='xla', nodes=2), 'must be 1'),
+        (dict(where='tpu', nodes=2), 'nodes must be 1'),
     ],
 )
 def test_places_that_cannot_be(arguments, said):
     with pytest.raises(ValueError, match=said):
         send(abs, -1, **arguments)
+
+
+def test_the_launcher_of_torchtpu_with_a_stand_in_on_a_cpu(tmp_path, monkeypatch):
+    "Two processes train as one does; what TorchTPU is told beforehand is looked at."
+    from types import ModuleType
+
+    told, tpu = [], ModuleType('torch.tpu')
+    tpu.distributed = ModuleType('torch.tpu.distributed')
+    tpu.distributed.set_tpu_launch_env = lambda **given: told.append(given)
+    monkeypatch.setitem(sys.modules, 'torch_tpu', ModuleType('torch_tpu'))
+    monkeypatch.setattr(torch, 'tpu', tpu, raising=False)
+    for name in ('MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    alone = train(tmp_path / 'alone', **SMALL).net.state_dict()
+    work = partial(train, tmp_path / 'pair', **SMALL)
+    send(work, where='tpu', processes=2, folder=tmp_path / 'jobs')
+    assert told == [dict(nproc_per_node=2)]
+    pair = load(tmp_path / 'pair')
+    assert max((alone[k] - v).abs().max() for k, v in pair.net.state_dict().items()) < 1e-5
+    assert not list((tmp_path / 'jobs').iterdir())
+    for name in ('MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_torchtpu_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch_tpu', None)
+    with pytest.raises(ModuleNotFoundError, match=r'asyncpatch\[tpu\]'):
+        send(abs, -1, where='tpu', folder=tmp_path)
+
+
+TRAINS = """
+import sys, torch
+from asyncpatch.data import digits
+from asyncpatch.laws import asyncpatch
+from asyncpatch.training import train
+train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=3, batch=16,
+      warmup=1, progress=False)
+"""
+
+
+@pytest.mark.parametrize('seen', [True, False])
+def test_torchrun_on_a_cpu(tmp_path, seen):
+    "Two processes make one run; where accelerate cannot see the other, each refuses by name."
+    script = tmp_path / 'job.py'
+    hidden = '' if seen else "import os\nfor k in ('RANK', 'LOCAL_RANK'): os.environ.pop(k)\n"
+    blind = '' if seen else BLIND
+    script.write_text(hidden + blind + TRAINS)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    here = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}
+    here['PYTHONPATH'] = str(ROOT)
+    ran = subprocess.run(
+        [*command, str(script), str(tmp_path / 'run')], env=here, capture_output=True, text=True
+    )
+    if seen:
+        assert ran.returncode == 0, ran.stderr[-2000:]
+        alone = train(tmp_path / 'alone', **SMALL).net.state_dict()
+        pair = load(tmp_path / 'run')
+        assert max((alone[k] - v).abs().max() for k, v in pair.net.state_dict().items()) < 1e-5
+        assert pair.about.get('processes') == 2
+    else:
+        assert (
+            ran.returncode != 0 and 'WORLD_SIZE is 2, but this process sees no other' in ran.stderr
+        )
+        assert not (tmp_path / 'run' / 'weights.safetensors').exists()
+
+
+# accelerate on a device that it does not know, as a TPU of TorchTPU's: one process
+BLIND = """
+import accelerate.state as state
+from accelerate.utils import DistributedType
+state.PartialState._prepare_backend = lambda *given, **more: (None, DistributedType.NO)
+"""
 
 
 def test_slurm_is_the_same_call(tmp_path, monkeypatch):

@@ -2,17 +2,21 @@
 
 import base64
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
 
 from asyncpatch import playground
 from asyncpatch.adaptive import Accelerated, head_uncertainty
+from asyncpatch.cli import main
 from asyncpatch.garments import garments
 from asyncpatch.play_server import PlayServer
 from asyncpatch.playground import WEB, page, painted
@@ -520,3 +524,32 @@ def test_the_widget_of_a_notebook(chromium):
         assert maps.shape == (5, 1, 1, 14, 14) and maps[0, ..., 7:].min() == 1
         assert torch.equal(maps[0].flatten(), now(tab, 'play.start'))
         assert tab.problems == []
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_page_and_serves_until_interrupted(tmp_path):
+    "`asyncpatch play`: its address on standard output, a model and a picture, an orderly end."
+    start = 'import sys; from asyncpatch.cli import main; sys.exit(main())'
+    picture = ROOT / 'figures/digits/fig01.png'
+    given = ['play', '--quiet', '--model', 'digits-asyncpatch', '--images', picture]
+    with subprocess.Popen(
+        [sys.executable, '-c', start, *map(str, given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        url = process.stdout.readline().strip()
+        with urlopen(url) as reply:
+            html = reply.read().decode()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said == 'the playground is closed\n'
+    told = re.search(r'asyncpatchOptions = (.*);', html)[1]
+    own = json.loads(told)['models'][0]
+    assert own['title'] == 'digits-asyncpatch (8 × 8)' and own['pictures']['labels'][0] == -1
+    assert main(['play', '--out', str(tmp_path / 'page.html')]) == 0
+    assert (tmp_path / 'page.html').read_text(encoding='utf-8') == page()
+    assert main(['play', '--out', str(tmp_path / 'page.html')]) == 2
+    assert main(['play', '--model', 'nowhere', '--quiet']) == 2
