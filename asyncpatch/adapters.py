@@ -30,7 +30,7 @@ def one_clock(
 
 # %% ../nbs/library/151_adapters.ipynb #c6cf9a39
 def from_sigma(
-    net: Callable,  # clean image from data plus noise, `net(y, sigma, label)`
+    net: Callable[..., Tensor],  # clean image from data plus noise, `net(y, sigma, label)`
     schedule: NoiseSchedule = rectified_flow,  # of the sampler: maps t to (alpha, sigma)
     largest: float = 80.0,  # noise level that stands for pure noise; EDM trains up to about 80
 ) -> DenoiserLike:  # posterior mean, `denoiser(z, t, label)`

@@ -212,7 +212,7 @@ def sample(
     generator: Generators = None,  # in place of seeds: one for the batch, or one per image
     step: Step = ddim_step,  # how to move
     schedule: NoiseSchedule | None = None,  # the model's own; another is an error
-    callback: Callable | None = None,  # `callback(i, z, x0, t)` after each step
+    callback: Callable[[int, Tensor, Tensor, Tensor], object] | None = None,  # (i, z, x0, t)
     price: Price | None = None,  # is told what it cost
     progress: bool = False,  # show a bar after two seconds
     at_once: int = 64,  # images in one call

@@ -412,11 +412,12 @@ def train_command(
         if where != 'here':
             raise UsageError(f'--device does not apply with --where {where}')
         _train_on(choose_device(args.device))
-    send(_Quiet(work), where=where, processes=args.processes or 1, nodes=args.nodes or 1)
+    many = dict(processes=args.processes or 1, nodes=args.nodes or 1, folder=folder / 'jobs')
+    send(_Quiet(work), where=where, **many)
     print(folder / 'weights.safetensors')
     return 0
 
-
+# %% ../nbs/library/252_commands.ipynb #d2f6e441
 class _Quiet:
     "Work whose result stays where it was made: weights are read from their file."
 

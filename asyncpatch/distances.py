@@ -283,7 +283,9 @@ def check_pictures(
 def check_pair(
     x: Tensor,  # images, (B, C, H, W)
     y: Tensor,  # what they should be, (B, C, H, W)
-    check: Callable = check_pictures,  # of each; `check_images` leaves the range alone
+    check: Callable[
+        [Tensor, str], Tensor
+    ] = check_pictures,  # of each; `check_images` leaves the range alone
 ) -> tuple[Tensor, Tensor]:  # both in the same precision, single or double
     """Two batches of images that can be compared pair by pair.
 

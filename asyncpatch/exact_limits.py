@@ -32,14 +32,18 @@ from .samplers import ddim_coefficients, ddim_update
 from .spatial import synchronous
 
 # %% ../nbs/library/2101_exact_limits.ipynb #04037151
-def _conjugate_gradients(apply, target, rounds):
-    "u with apply(u) = target, image by image, from 0."
+def _conjugate_gradients(apply, target, rounds, least):
+    """u with apply(u) = target, image by image, from 0, for a form of at least `least`.
+
+    A trained network's Jacobian may be none: a direction that curves less is not followed."""
     solution, residual = torch.zeros_like(target), target
     direction = residual
     length = _inner(residual, residual)
     for _ in range(rounds):
         image = apply(direction)
-        size = length / _inner(direction, image).clamp_min(torch.finfo(target.dtype).tiny)
+        curvature = _inner(direction, image)
+        steep = (curvature > 0) & (curvature >= least / 2 * _inner(direction, direction))
+        size = torch.where(steep, length / torch.where(steep, curvature, 1.0), 0.0)
         solution = solution + size * direction
         residual = residual - size * image
         before, length = length, _inner(residual, residual)
@@ -79,7 +83,7 @@ def moment_matched(
 
     apply = lambda v: noise**2 * v + torch.where(known, spread(v), 0.0)
     misfit = torch.where(known, x - x0.detach(), 0.0)
-    return x0.detach() + spread(_conjugate_gradients(apply, misfit, rounds))
+    return x0.detach() + spread(_conjugate_gradients(apply, misfit, rounds, noise**2))
 
 # %% ../nbs/library/2101_exact_limits.ipynb #073682c0
 def mmps_step(

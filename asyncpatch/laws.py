@@ -45,13 +45,10 @@ def uniform_density(
 
 
 def training_law(
-    clocks: int
-    | Callable
-    | None = None,  # different times in an image, 1 or 2, of its options; None if many
+    clocks: int | Callable[..., int | None] | None = None,  # times in an image; None if many
     squares: bool = False,  # times are the same all over aligned squares
-    density: Callable
-    | None = None,  # of a pixel's time, for times in [0, 1]; None if unknown or none
-) -> Callable:  # a decorator that returns the law itself
+    density: Callable[..., Tensor] | None = None,  # of a pixel's time, for times in [0, 1]
+) -> Callable[[TimeLaw], TimeLaw]:  # a decorator that returns the law itself
     "State the facts of a law: how few times its images have, and the density of a pixel's time."
 
     def state(law):

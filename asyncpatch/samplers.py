@@ -326,7 +326,7 @@ def sample(
     generator: Seeds = None,  # one for the batch, or one per sample; or seeds
     step: Step = ddim_step,  # or `ancestral_step`, `euler_step`, `heun_step`
     schedule: NoiseSchedule | None = None,  # the denoiser's own
-    callback: Callable | None = None,  # called as `callback(i, z, x0, t)` after step i
+    callback: Callable[[int, Tensor, Tensor, Tensor], object] | None = None,  # (i, z, x0, t)
 ) -> Tensor:  # the state at the last map, (B, C, H, W), of the dtype of `x` if given
     """Follow the plan `maps` from noise to data, on the denoiser's device, in float32 or better.
 

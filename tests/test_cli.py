@@ -159,6 +159,10 @@ def test_own_pictures_are_learned_drawn_and_filled_in(tmp_path):
     assert (model.about['steps'], model.about['images']) == (3, 4)
     started = asyncpatch(*run, '--steps', '1', '--init', 'run', '--out', 'second', cwd=tmp_path)
     assert started.returncode == 0, started.stderr
+    sent = asyncpatch(*run, '--steps', '1', '--where', 'process', '--out', 'third', cwd=tmp_path)
+    assert sent.returncode == 0 and load(tmp_path / 'third').data == 'mine', sent.stderr
+    trailing = asyncpatch('sample', '--out', 'folder/', cwd=tmp_path)
+    assert trailing.returncode == 2 and 'folder' in trailing.stderr
     drawn = ('sample', '--model', 'run', '--label', '1', '--count', '1', '--calls', '2')
     assert asyncpatch(*drawn, '--out', 'a.png', cwd=tmp_path).returncode == 0
     assert Image.open(tmp_path / 'a.png').size == (8, 8)

@@ -214,6 +214,19 @@ def test_a_folder_of_something_else_is_told_what_it_holds(tmp_path, names, says)
         files_in(tmp_path)
 
 
+def test_a_class_without_an_image_is_remarked_on(tmp_path):
+    "It keeps its number, so that classes mean the same in another copy; nobody is left to guess."
+    touch(tmp_path, 'a/0.png', 'b/notes.txt', 'c/0.png')
+    with pytest.warns(UserWarning, match='classes without an image: b'):
+        files = files_in(tmp_path)
+    assert (files.classes, files.labels) == (('a', 'b', 'c'), (0, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        (tmp_path / 'b/notes.txt').unlink()
+        touch(tmp_path, 'b/0.png')
+        assert len(files_in(tmp_path)) == 3  # the control
+
+
 def test_links_that_lead_back_end(tmp_path):
     touch(tmp_path, 'a/0.png')
     (tmp_path / 'a/up').symlink_to('..')
