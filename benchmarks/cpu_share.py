@@ -1,13 +1,15 @@
-"""What share of this machine's rate each network reaches in training on a CPU, and where the rest of the time goes.
+"""What share of this machine's rate each network reaches in training on a CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/cpu_share.py [REPEATS]
 
-The machine's rate is measured in the same run: the best that a matrix product and a 3 x 3 convolution reach over a few
-sizes, forward and backward. From the operations of a training step, counted by PyTorch, follows the time that it would
-take at those rates; over the time that it does take, that is the share. The profile of a step then says which
-operations besides products and convolutions take most. With a C++ compiler on the path our networks are measured
-compiled as well (torch.compile), else not. The peers are those of throughput.py, at the same shapes and in its
-environment; the result is stored beside this file. On a machine where something else is at work it says nothing.
+The machine's rate is measured in the same run: the best that a matrix product and a 3 x 3
+convolution reach over a few sizes, forward and backward. From the operations of a training step,
+counted by PyTorch, follows the time that it would take at those rates; over the time that it does
+take, that is the share. The profile of a step then says which operations besides products and
+convolutions take most. With a C++ compiler on the path our networks are measured compiled as well
+(torch.compile), else not. The peers are those of throughput.py, at the same shapes and in its
+environment; the result is stored beside this file. On a machine where something else is at work
+it says nothing.
 """
 
 import json
