@@ -1,10 +1,12 @@
 "The site's translator on small inputs, the real book's labels and links, and README. Nothing is rendered here."
 
 import json
+import re
 import sys
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,6 +15,7 @@ sys.path.insert(0, str(ROOT / 'tools'))
 
 import build_docs
 import build_readme
+from docs import address
 from docs.book import Book, BookError, outside_code, page_url
 from docs.check import check_site
 from docs.myst import Translator, api_entry, entries_before_sources, parse_signature, to_myst
@@ -566,3 +569,107 @@ def test_readme_leaves_out_what_says_so():
     assert kept == ['## A', '[b](#b-c), [d](#d)', '## D']
     text = build_readme.whole_links('\n'.join(kept))
     assert '[b](nbs/index.ipynb), [d](#d)' in text
+
+
+@pytest.mark.parametrize(
+    'url, hosts',
+    [
+        ('https://example.org/a/b', []),
+        ('https://github.com/a/b', ['colab.research.google.com', 'mybinder.org']),
+        ('https://gitlab.com/a/b', ['mybinder.org']),
+    ],
+)
+def test_badges_are_there_where_the_repository_is_public(tmp_path, url, hosts):
+    "From `git_url` in settings.ini: in README, on the site's pages, and in the notebook's first cell."
+    (tmp_path / 'settings.ini').write_text(f'[DEFAULT]\ngit_url = {url}\nbranch = trunk\n')
+    first = "wanted = 'asyncpatch @ ' + 'git+https://elsewhere.net/x'"
+    index = [prose('# T\n\n> L.'), prose('New?<!-- badges: nbs/story.ipynb --> [s](story.ipynb)')]
+    story = [prose('# S\n\n> L.'), prose('Here.<!-- badges -->'), code(first)]
+    make_book(tmp_path, {'index.ipynb': index, 'story.ipynb': story})
+    text = build_readme.readme(tmp_path)
+    found = re.findall(r'\]\((https://[^)]*story.ipynb)\)', text)
+    assert [urlsplit(link).hostname for link in found[: len(hosts)]] == hosts
+    assert 'badges' not in text and text.count('[![') == len(hosts)
+    shown = address.with_badges(
+        'Here.<!-- badges -->', 'nbs/s.ipynb', *address.settings_of(tmp_path)
+    )
+    assert shown.count('nbs/s.ipynb') + shown.count('nbs%2Fs.ipynb') == len(hosts)
+    (tmp_path / 'README.md').write_text(text)
+    assert 'another address' in build_readme.problem(tmp_path)
+    (tmp_path / 'nbs/story.ipynb').write_text(build_readme.installing(tmp_path))
+    assert build_readme.problem(tmp_path) is None
+    assert f"'git+{url}'" in (tmp_path / 'nbs/story.ipynb').read_text()
+
+
+def test_readme_of_a_public_repository_holds_on_pypi(tmp_path):
+    "No link or picture depends on where README is read; with a placeholder they are as on GitHub."
+    ini = (ROOT / 'settings.ini').read_text()
+    here = build_readme.readme(ROOT)
+    assert address.WITHIN.search(here) and '[![' not in here
+    for name in ('_quarto.yml', 'nbs', 'figures', 'asyncpatch'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    public = re.sub(r'(?m)^git_url = .*', 'git_url = https://github.com/a/b', ini)
+    (tmp_path / 'settings.ini').write_text(public)
+    text = build_readme.readme(tmp_path)
+    assert address.WITHIN.search(text) is None and 'src="' not in text and '](#' not in text
+    assert '](https://raw.githubusercontent.com/a/b/main/figures/digits/clocks.gif)' in text
+    files = re.findall(r'https://(?:github.com|raw.githubusercontent.com)/a/b/([^)]*)', text)
+    paths = {re.sub('^(blob/)?main/', '', file).partition('#')[0] for file in files}
+    assert len(paths) > 90 and not [path for path in paths if not (ROOT / path).is_file()]
+    assert '$' not in re.sub(r'```.*?```', '', text, flags=re.S)  # PyPI sets no formulas
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_the_first_cell_of_the_story_installs_where_the_package_is_missing(monkeypatch, there):
+    cells = json.loads((ROOT / 'nbs/story.ipynb').read_text())['cells']
+    source = ''.join(next(cell for cell in cells if cell['cell_type'] == 'code')['source'])
+    asked = []
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: object() if there else None)
+    monkeypatch.setattr('subprocess.run', lambda command, check: asked.append(command))
+    exec(source, {})
+    wanted = 'asyncpatch[data,plots] @ git+' + address.settings_of(ROOT, placeholder=True)[0]
+    assert asked == ([] if there else [[sys.executable, '-m', 'pip', 'install', '-q', wanted]])
+
+
+def shown_doc(name):
+    "A processed cell that documents a function, as nbdev makes it."
+    said = f'### {name}\n\n```python\n{name}(\n    t, # time\n)->float: # itself\n```\n\n*Itself.*'
+    return code(f'show_doc({name})', {'text/markdown': said})
+
+
+def test_others_can_link_to_the_reference(tmp_path):
+    "`objects.inv` as intersphinx reads it: names, modules and labels, each at a place that is there."
+    pytest.importorskip('myst_nb')
+    from sphinx.util.inventory import InventoryFile
+
+    weights = [
+        prose('# W\n\n> Line.'),
+        code('#| default_exp weights'),
+        code('#| exports\ndef load(t): return t'),
+    ]
+    index = [prose('# Home\n\n> Line.')]
+    pages = {'index.ipynb': index, 'theory/00_one.ipynb': ONE, 'library/18_weights.ipynb': weights}
+    book = make_book(tmp_path, pages, list(pages))
+    for page, name in zip(book.pages[1:], ('alpha', 'load')):
+        path = tmp_path / 'nbs' / page.path
+        notebook = json.loads(path.read_text())
+        notebook['cells'].append(shown_doc(name))
+        notebook['metadata'] = {'language_info': {'name': 'python', 'pygments_lexer': 'python'}}
+        path.write_text(json.dumps(notebook))
+    told = dict(
+        title='t', author='a', copyright='c', version='1.2', git_url='https://example.org/a'
+    )
+    config = SimpleNamespace(**told, doc_host='', doc_baseurl='')
+    site = build_docs.render_with_sphinx(book, tmp_path / 'nbs', tmp_path, config, BASE)
+    found = InventoryFile.loads((site / 'objects.inv').read_bytes(), uri='https://x.org')
+    uri = {f'{kind} {n}': item.uri for kind in found.data for n, item in found.data[kind].items()}
+    assert uri['py:function asyncpatch.one.alpha'] == 'https://x.org/theory/one.html#api-alpha'
+    assert uri['py:module asyncpatch.one'] == 'https://x.org/theory/one.html#module-asyncpatch.one'
+    load = 'https://x.org/library/weights.html#api-load'
+    assert uri['py:function asyncpatch.weights.load'] == load == uri['py:function asyncpatch.load']
+    assert uri['std:label fig-one'].endswith('one.html#fig-one')
+    for address_ in uri.values():
+        file, _, anchor = address_.removeprefix('https://x.org/').partition('#')
+        assert not anchor or f'id="{anchor}"' in (site / file).read_text()
+    words = (site / 'searchindex.js').read_text()
+    assert '"alpha"' in words and 'py:function' in words  # the search of the site knows it

@@ -18,6 +18,7 @@ from asyncpatch import playground
 from asyncpatch.adaptive import Accelerated, head_uncertainty
 from asyncpatch.cli import main
 from asyncpatch.garments import garments
+from asyncpatch.guidance import ClassGuidance, InputGuidance
 from asyncpatch.play_server import PlayServer
 from asyncpatch.playground import WEB, page, painted
 from asyncpatch.samplers import ddim_update
@@ -122,6 +123,22 @@ def other_network_case(folder, config, generator):
     return case('run', file, dict(said=said), z, t, label, condition)
 
 
+@torch.no_grad()
+def guided_case(generator):
+    "Class and input guidance together, with the noise of the guide given; the first has none."
+    model, size = load('digits-asyncpatch-0'), 8
+    z, noise = torch.randn(2, 3, 1, size, size, generator=generator)
+    t, label = fields(3, size, generator), [4, 3, 7]
+    t[2, ..., ::2] = 0
+    told = case('guided', WEIGHTS / 'digits-asyncpatch-0.safetensors', {}, z, t, label)
+    asked = ClassGuidance(model, 1.5)
+    mean = InputGuidance(asked, 2.0, noise=noise)(z, t, torch.tensor(label))
+    plain = asked(z, t, torch.tensor(label))
+    moved = (mean - plain).abs().amax((1, 2, 3))
+    assert moved[0] < 1e-5 and moved[1:].min() > 0.01  # one clock leaves nothing to guide by
+    return told | dict(noise=rows(noise), mean=rows(mean))
+
+
 def step_case(generator):
     "Steps from many times to earlier ones, some of them to 0 and some to where they are."
     z, x0, noise = torch.randn(3, 1, 1, 8, 8, generator=generator)
@@ -169,6 +186,7 @@ def cases(tmp_path_factory):
         'fashion': network_case('fashion-asyncpatch-0', 28, generator),
         'residual': other_network_case(folder, RESIDUAL, generator),
         'nearest': other_network_case(folder, NEAREST, generator),
+        'guided': guided_case(generator),
         'step': step_case(generator),
         'plan': plan_case(generator),
         'hurried': hurried_case(generator),
@@ -188,6 +206,8 @@ function errors(cases) {
     mean: (m, c, i) => far(m.posteriorMean(floats(c.z[i]), floats(c.t[i]), c.label[i]), c.mean[i]),
     run: (m, c, i) => far(m.run(floats(c.z[i]), floats(c.t[i]), c.label[i],
       c.condition && floats(c.condition[i])), c.said[i]),
+    guided: (m, c, i) => far(A.guided(m, floats(c.z[i]), floats(c.t[i]), c.label[i], 1.5, 2,
+      () => floats(c.noise[i])), c.mean[i]),
     hurried: (m, c, i) => {
       m.withHead(A.load(A.decode(c.head)));
       const variance = m.posteriorVariance(floats(c.z[i]), floats(c.t[i]), c.label[i]);
@@ -213,7 +233,9 @@ function errors(cases) {
 
 def check(found):
     "Every answer within 1e-4 of the package's; most are far closer."
-    assert set(found) == {*'oracle digits fashion residual nearest step plan hurried'.split()}
+    assert set(found) == {
+        *'oracle digits fashion residual nearest guided step plan hurried'.split()
+    }
     assert {name: error for name, error in found.items() if not error < 1e-4} == {}
 
 
@@ -405,6 +427,22 @@ def test_orders_and_the_digits_network(tab, order):
     known = t[0] == 0
     assert torch.equal(after[known], before[known]) and after.isfinite().all()
     assert tab.problems == []
+
+
+@needs_browser
+def test_input_guidance_moves_what_is_missing_and_nothing_else(tab):
+    "The slider: known pixels stay, the noise of the draws is the same, the fill is another."
+    filled = []
+    for weight in (0, 3):
+        tab.run(f'{PLAY}.mask("right half")')
+        choose(tab, calls=8, many=1, input=weight)
+        press(tab, 'play')
+        finish(tab)
+        filled.append(now(tab, f'{PLAY}.run.frames.at(-1).z[0]'))
+    missing = now(tab, f'{PLAY}.start') > 0
+    assert 0 < missing.sum() < missing.numel()
+    assert torch.equal(filled[0][~missing], filled[1][~missing])
+    assert (filled[0] - filled[1])[missing].abs().max() > 0.05
 
 
 @needs_browser

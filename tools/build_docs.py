@@ -20,13 +20,13 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from posixpath import relpath
-from urllib.parse import urlsplit
 
 import yaml
+from docs.address import real_address, settings_of, with_badges
 from docs.art import picture
 from docs.book import LINK, REFERENCE, Book, BookError, outside_code, relative, text_of
 from docs.check import check_site
-from docs.myst import Translator, later_as_words, link, markdown
+from docs.myst import Translator, later_as_words, link, markdown, objects_of
 from docs.process import process_notebooks, read_notebook
 
 HERE = Path(__file__).resolve().parent
@@ -95,7 +95,8 @@ def heading_of(page):
         lines.append(f'{{.subtitle}}\n{page.subtitle}')
     module = f'<code>{page.module}</code> · ' if page.module else ''
     if page.chapter is not None:
-        lines.append(f'<p class="origin">{module}<code>nbs/{page.path}</code></p>')
+        anchor = f' id="module-{page.module}"' if page.module else ''
+        lines.append(f'<p class="origin"{anchor}>{module}<code>nbs/{page.path}</code></p>')
     if page.executed:
         lines.append(
             ':::{admonition} Computed on this machine\n:class: tip computed\nThe outputs on this page come from your own run of the notebook, not from the one that ships.\n:::'
@@ -141,8 +142,8 @@ def contents(book, home):
 
 
 def write_sphinx_source(book, processed, source, base):
-    "Translated notebooks and what they show, as Sphinx wants them."
-    files = set()
+    "Translated notebooks and what they show, as Sphinx wants them; returns the inventory's entries."
+    files, objects = set(), []
     for page in book.pages:
         notebook = read_notebook(processed, page)
         translator = Translator(page, book, base)
@@ -151,15 +152,26 @@ def write_sphinx_source(book, processed, source, base):
             cells.append(markdown(contents(book, page)))
         for cell in cells:
             if cell['cell_type'] == 'markdown':
-                cell['source'] = with_playground(text_of(cell), page)
+                text = with_badges(text_of(cell), f'nbs/{page.path}', *settings_of(ROOT))
+                cell['source'] = with_playground(text, page)
         notebook['cells'] = [dict(cell, id=f'c{n}') for n, cell in enumerate(cells)]
         target = source / f'{page.docname}.ipynb'
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(notebook), encoding='utf-8')
         files |= translator.files
+        objects += objects_of(page, translator.entries)
     for name in files:
         for place in (source / 'book', source / '_static/book'):
             copy(ROOT / name, place / name)
+    return objects + at_the_root(objects)
+
+
+def at_the_root(objects):
+    "What may be called without its module, `asyncpatch.load`, leads to its entry too."
+    import asyncpatch
+
+    homes = {f'asyncpatch.{home}.{name}': name for name, home in asyncpatch._HOMES.items()}
+    return [(f'asyncpatch.{homes[name]}', *rest) for name, *rest in objects if name in homes]
 
 
 def copy(source, target):
@@ -168,7 +180,7 @@ def copy(source, target):
     shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
 
 
-def write_sphinx_settings(config, source):
+def write_sphinx_settings(config, source, objects):
     "Configuration, style and MathJax beside the pages."
     mathjax = find_mathjax()
     for part in MATHJAX_PARTS if mathjax else ():
@@ -185,23 +197,19 @@ def write_sphinx_settings(config, source):
         'macros': {},
         'mathjax': f'mathjax/{MATHJAX_PARTS[0]}' if mathjax else MATHJAX_CDN,
         'repository': real_address(config.git_url),
+        'version': config.version,
+        'objects': objects,
     }
     (source / 'settings.json').write_text(json.dumps(settings), encoding='utf-8')
     return mathjax
-
-
-def real_address(url):
-    "The URL, or nothing where it is still a placeholder (example.org and its like belong to nobody)."
-    host = urlsplit(url).hostname or ''
-    return '' if host.rpartition('example.')[1] and host.split('.')[-2] == 'example' else url
 
 
 def render_with_sphinx(book, processed, work, config, base):
     "The site, made by Sphinx; returns its folder."
     source, site = work / 'source', work / 'html'
     source.mkdir()
-    write_sphinx_source(book, processed, source, base)
-    mathjax = write_sphinx_settings(config, source)
+    objects = write_sphinx_source(book, processed, source, base)
+    mathjax = write_sphinx_settings(config, source, objects)
     if not mathjax:
         print(
             'Equations are set by MathJax from its CDN: the site needs a network to show them (pip install sphinx-mathjax-offline avoids it)'
@@ -225,8 +233,7 @@ def render_with_sphinx(book, processed, work, config, base):
         ],
         work,
     )
-    for leftover in ('.buildinfo', 'objects.inv'):
-        (site / leftover).unlink(missing_ok=True)
+    (site / '.buildinfo').unlink(missing_ok=True)
     shutil.rmtree(site / '_sources', ignore_errors=True)
     return site
 
@@ -268,6 +275,7 @@ def write_quarto_source(book, source, base):
         for cell in notebook['cells']:
             if cell['cell_type'] == 'markdown':
                 text = quarto_text(text_of(cell), page, book, base, files)
+                text = with_badges(text, f'nbs/{page.path}', *settings_of(ROOT))
                 cell['source'] = with_playground(text, page)
             for output in cell.get('outputs', []):
                 data = output.get('data', {})

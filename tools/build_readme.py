@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+from docs.address import settings_of, whole_addresses, with_badges, with_install
 from docs.book import LINK, REFERENCE, Book, BookError, is_hidden, options, outside_code
 from docs.myst import EQUATION, FENCE, numbered, title_of
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`: edit it there. -->'
+STORY = 'nbs/story.ipynb'
 LEFT_OUT = '<!-- left out of README -->'
 LABELLED = re.compile(r'[ \t]*\{#(?P<name>(?:fig|tbl|sec)-[\w-]+)[^}\n]*\}')
 
@@ -137,7 +139,10 @@ def readme(root=ROOT):
     notebook.metadata['language_info'] = {'name': 'python'}
     notebook.cells = list(filter(None, (shown(c, page, book) for c in left_in(notebook.cells))))
     text, _ = MarkdownExporter().from_notebook_node(notebook)
+    url, branch = settings_of(root)
+    text = with_badges(text, 'nbs/index.ipynb', url, branch)
     text = whole_links(re.sub(r'[ \t]+$', '', text, flags=re.M))
+    text = whole_addresses(text, url, branch)
     return f'{NOTE}\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 
@@ -146,6 +151,15 @@ def problem(root=ROOT):
     path = Path(root) / 'README.md'
     if not path.is_file() or path.read_text(encoding='utf-8') != readme(root):
         return 'README.md: not what nbs/index.ipynb makes; run `make readme`'
+    story = Path(root) / STORY
+    if story.is_file() and story.read_text(encoding='utf-8') != installing(root):
+        return f'{STORY}: installs from another address than git_url; run `make readme`'
+
+
+def installing(root=ROOT):
+    "The page that tells it all, as a file: its first code cell installs from `git_url`."
+    text = (Path(root) / STORY).read_text(encoding='utf-8')
+    return with_install(text, settings_of(root, placeholder=True)[0])
 
 
 def main():
@@ -157,6 +171,7 @@ def main():
         if parser.parse_args().check:
             sys.exit(problem())
         (ROOT / 'README.md').write_text(readme(), encoding='utf-8')
+        (ROOT / STORY).write_text(installing(), encoding='utf-8')
     except BookError as error:
         sys.exit(str(error))
 

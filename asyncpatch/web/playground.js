@@ -650,12 +650,36 @@ const AsyncPatch = (() => {
     return next;
   }
 
+  /** The posterior mean guided towards a class: (1 + w) D(z, c) - w D(z). */
+  function classGuided(model, z, t, label, weight) {
+    const mean = model.posteriorMean(z, t, label);
+    if (!weight || label < 0) return mean;
+    const without = model.posteriorMean(z, t, -1);
+    return mean.map((value, i) => (1 + weight) * value - weight * without[i]);
+  }
+
+  /** Guidance towards class and input: (1 + w) D(z, t) - w D(z', t') where t' = t; in z', t' the
+      clean pixels are noise at time 1. The noise is drawn only where there is something to guide. */
+  function guided(model, z, t, label, towardsClass, towardsInput, draw) {
+    const mean = classGuided(model, z, t, label, towardsClass);
+    const clean = t.some(time => time === 0), more = t.some(time => time > 0);
+    if (!towardsInput || !clean || !more) return mean;
+    const noise = draw(), channels = z.length / t.length;
+    const known = i => t[Math.floor(i / channels)] === 0;
+    const noisier = z.map((value, i) => known(i) ? noise[i] : value);
+    const later = t.map(time => time === 0 ? 1 : time);
+    const without = classGuided(model, noisier, later, label, towardsClass);
+    return mean.map((value, i) => known(i) ? value
+      : (1 + towardsInput) * value - towardsInput * without[i]);
+  }
+
   /** A run of several draws from one plan, worked on a little at a time. */
   class Run {
     constructor(model, settings) {
       Object.assign(this, { model, ...settings });
       const numbers = model.height * model.width * model.channels;
       this.streams = [...Array(this.draws).keys()].map(n => new Normals(this.seed + n));
+      this.guides = this.streams.map((_, n) => new Normals(~(this.seed + n)));
       const t = timesAt(this.start, this.turn, this.share, 0);
       const z = this.streams.map(stream => firstState(this.x, t, stream.fill(numbers)));
       this.frames = [{ z, x0: z.map(() => null), t: z.map(() => t) }];
@@ -667,12 +691,11 @@ const AsyncPatch = (() => {
       return this.frames.length > this.calls || t.every(map => map.every(time => time === 0));
     }
 
-    /** The posterior mean, guided towards the class. */
-    ask(z, t) {
-      const { model, label, guidance } = this, mean = model.posteriorMean(z, t, label);
-      if (!guidance || label < 0) return mean;
-      const without = model.posteriorMean(z, t, -1);
-      return mean.map((value, n) => (1 + guidance) * value - guidance * without[n]);
+    /** The posterior mean, guided towards the class and the known pixels; `n` is the draw. */
+    ask(z, t, n) {
+      const { model, label, guidance, inputGuidance } = this;
+      const noise = () => this.guides[n].fill(z.length);
+      return guided(model, z, t, label, guidance, inputGuidance || 0, noise);
     }
 
     advanceOne() {
@@ -682,7 +705,7 @@ const AsyncPatch = (() => {
         ? hurried(t, this.model.posteriorVariance(z, t, this.label), this.calls)
         : timesAt(this.start, this.turn, this.share, this.frames.length / this.calls);
       const moves = s.some((time, p) => time !== t[p]);
-      const x0 = moves ? this.ask(z, t) : now.x0[n] || z;
+      const x0 = moves ? this.ask(z, t, n) : now.x0[n] || z;
       const noise = moves ? this.streams[n].fill(z.length) : null;
       this.pending.z.push(moves ? update(z, x0, t, s, noise, this.stochasticity) : z);
       this.pending.x0.push(x0);
@@ -912,6 +935,9 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
       <div class="slider"><label for="guidance">Class guidance</label>
         <output id="guidance-out" for="guidance"></output>
         <input id="guidance" type="range" min="0" max="4" step="0.25" value="0"></div>
+      <div class="slider"><label for="input">Input guidance</label>
+        <output id="input-out" for="input"></output>
+        <input id="input" type="range" min="0" max="4" step="0.25" value="0"></div>
       <div class="slider"><label for="fresh">Fresh noise in a step, c</label>
         <output id="fresh-out" for="fresh"></output>
         <input id="fresh" type="range" min="0" max="1" step="0.05" value="0.25"></div>
@@ -938,10 +964,11 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
   /** What Python is asked: a run with everything about it. */
   function questionOf(name, settings) {
     const { share, calls, label, guidance, stochasticity, seed, draws } = settings;
+    const input_guidance = settings.inputGuidance;
     const [x, start, turn] = [settings.x, settings.start, settings.turn].map(encode);
     const easy_first = settings.easyFirst;
     return { model: name, x, start, turn, share, calls, label, guidance, stochasticity, seed, draws,
-      easy_first };
+      input_guidance, easy_first };
   }
 
   /** Frames {z, x0, t} from arrays of (frames, draws, numbers of each). */
@@ -1056,7 +1083,7 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
         this.$('orders').append(chip);
       }
       for (const id of ['value', 'width', 'turn']) this.$(id).oninput = () => this.labels();
-      for (const id of ['calls', 'guidance', 'fresh', 'many', 'overlap'])
+      for (const id of ['calls', 'guidance', 'input', 'fresh', 'many', 'overlap'])
         this.$(id).oninput = () => this.changed();
       this.$('patch').oninput = () => this.reorder(this.settings.order);
       for (const radio of this.root.querySelectorAll('[name=tool]'))
@@ -1357,7 +1384,8 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
       const settings = {
         x: this.x, start: this.start, turn: this.turns(), share: this.share(),
         calls: this.number('calls'), label: Number(this.$('label').value),
-        guidance: this.number('guidance'), stochasticity: this.number('fresh'),
+        guidance: this.number('guidance'), inputGuidance: this.number('input'),
+        stochasticity: this.number('fresh'),
         seed: this.settings.seed, draws: this.number('many'),
         easyFirst: this.settings.order === 'easy first',
       };
@@ -1385,7 +1413,7 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
       this.$('value-name').textContent = light ? 'Light of the brush' : 'Start at time';
       this.$('value-out').value = light ? value.toFixed(2) : `${value.toFixed(2)} · ${words}`;
       for (const [id, digits] of [['width', 0], ['patch', 0], ['overlap', 2], ['turn', 2],
-        ['calls', 0], ['guidance', 2], ['fresh', 2]])
+        ['calls', 0], ['guidance', 2], ['input', 2], ['fresh', 2]])
         this.$(`${id}-out`).value = this.number(id).toFixed(digits);
       this.$('count-out').value = this.number('many');
       const calls = this.number('calls'), own = Math.max(1, Math.round(this.share() * calls));
@@ -1628,7 +1656,7 @@ kbd { font: inherit; font-size: 12px; border: 1px solid var(--line); border-radi
 
   return {
     mount, renderWidget, Playground, decode, load, readTensors, Normals, Oracle, Network, Run,
-    update, firstState, order, turnsOf, shareOf, timesAt, hurried, erf, sinusoids,
+    update, guided, firstState, order, turnsOf, shareOf, timesAt, hurried, erf, sinusoids,
   };
 })();
 

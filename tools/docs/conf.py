@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+from sphinx.domains.python import ModuleEntry, ObjectEntry
+
 settings = json.loads(Path(__file__).with_name('settings.json').read_text(encoding='utf-8'))
 
 project = html_title = settings['title']
 author = settings['author']
 copyright = settings['copyright']
+version = release = settings['version']
 language = 'en'
 
 extensions = ['myst_nb', 'sphinx_copybutton']
@@ -41,6 +44,7 @@ html_js_files = ['fit.js']
 html_favicon = '_static/favicon.svg'
 html_copy_source = False
 html_use_index = False
+html_domain_indices = False
 html_show_sourcelink = False
 html_theme_options = {
     'logo': {
@@ -77,7 +81,18 @@ mathjax3_config = {
 }
 
 
+def note_objects(app, env):
+    "The entries of the reference, for the search of the site and for `objects.inv`."
+    python = env.domains['py']
+    for name, docname, anchor, kind in settings['objects']:
+        if kind == 'module':
+            python.modules[name] = ModuleEntry(docname, anchor, '', '', False)
+        else:
+            python.objects[name] = ObjectEntry(docname, anchor, kind, False)
+
+
 def setup(app):
+    app.connect('env-updated', note_objects)
     app.set_html_assets_policy(
         'always'
     )  # numbered equations are plain HTML, and Sphinx does not see them

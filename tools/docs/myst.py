@@ -10,7 +10,7 @@ from html import escape
 from io import StringIO
 from tokenize import COMMENT, generate_tokens
 
-from docs.book import CODE, LINK, REFERENCE, options, outside_code, relative, text_of
+from docs.book import CODE, LINK, REFERENCE, api_names, options, outside_code, relative, text_of
 
 FENCE = re.compile(r'^(?P<indent>[ \t>]*):{3,}[ \t]*(?:\{(?P<attributes>[^}]*)\})?[ \t]*$')
 DEEPEST = 8  # colons of the outermost fence beyond three; inner fences have fewer
@@ -323,6 +323,20 @@ def api_entry(doc, level, fields=()):
 # -- cells --------------------------------------------------------------------------------------------------------
 
 
+def objects_of(page, names):
+    "A page's entries for an inventory: name in full, page, anchor and kind of each."
+    exported = '\n'.join(text_of(cell) for cell in page.cells if api_names(cell))
+    classes = {
+        node.name for node in ast.walk(ast.parse(exported)) if isinstance(node, ast.ClassDef)
+    }
+    kind = lambda name: 'method' if '.' in name else 'class' if name in classes else 'function'
+    if not page.module:
+        return []
+    return [(page.module, page.docname, f'module-{page.module}', 'module')] + [
+        (f'{page.module}.{name}', page.docname, f'api-{name}', kind(name)) for name in names
+    ]
+
+
 def is_api(cell):
     return (
         cell['cell_type'] == 'code' and re.search(r'^show_doc\(', text_of(cell), re.M) is not None
@@ -363,6 +377,7 @@ class Translator:
     def __init__(self, page, book, base):
         self.page, self.book, self.base = page, book, base
         self.files, self.level, self.fields = set(), 1, {}
+        self.entries = []
 
     def text(self, source):
         return to_myst(source, self.page, self.book, self.base, self.files)
@@ -395,6 +410,7 @@ class Translator:
             if 'text/markdown' in o.get('data', {})
         ]
         doc = ''.join(outputs[0]) if outputs else f'### {symbol(cell)}\n'
+        self.entries.append(symbol(cell))
         return markdown(
             self.text(api_entry(doc, min(self.level + 1, 3), self.fields.get(symbol(cell), ())))
         )
