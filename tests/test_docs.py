@@ -580,7 +580,7 @@ def test_readme_leaves_out_what_says_so():
     ],
 )
 def test_badges_are_there_where_the_repository_is_public(tmp_path, url, hosts):
-    "From `git_url` in settings.ini: in README, on the site's pages, and in the notebook's first cell."
+    "From `git_url` in settings.ini: in README, on the site and in the notebook's first cell."
     (tmp_path / 'settings.ini').write_text(f'[DEFAULT]\ngit_url = {url}\nbranch = trunk\n')
     first = "wanted = 'asyncpatch @ ' + 'git+https://elsewhere.net/x'"
     index = [prose('# T\n\n> L.'), prose('New?<!-- badges: nbs/story.ipynb --> [s](story.ipynb)')]

@@ -19,13 +19,13 @@ WITHIN = re.compile(
 
 
 def real_address(url):
-    "The URL, or nothing where it is still a placeholder (example.org and its like belong to nobody)."
+    "The URL, or nothing while it is a placeholder (example.org and its like are nobody's)."
     host = urlsplit(url).hostname or ''
     return '' if host.rpartition('example.')[1] and host.split('.')[-2] == 'example' else url
 
 
 def settings_of(root, placeholder=False):
-    "`git_url` (nothing where it is a placeholder, unless that is wanted) and `branch` of a checkout."
+    "`git_url` (nothing for a placeholder, unless that is wanted) and `branch` of a checkout."
     ini = ConfigParser(delimiters=['='], interpolation=None)
     ini.read(Path(root) / 'settings.ini', encoding='utf-8')
     found = ini['DEFAULT']
