@@ -638,7 +638,7 @@ def shown_doc(name):
 
 
 def test_others_can_link_to_the_reference(tmp_path):
-    "`objects.inv` as intersphinx reads it: names, modules and labels, each at a place that is there."
+    "`objects.inv` as intersphinx reads it: names, modules, labels, each at a place that is there."
     pytest.importorskip('myst_nb')
     from sphinx.util.inventory import InventoryFile
 
