@@ -78,7 +78,7 @@ def lab(folder):
 
 
 def test_the_widget_in_jupyterlab(tmp_path):
-    "The cell shows the playground, Python computes a run, the picture changes, the plan comes back."
+    "A cell shows the playground, Python computes a run, the picture changes, the plan returns."
     shape = 'print(tuple(widget.maps().shape), float(widget.maps()[0].mean()))'
     (tmp_path / 'play.ipynb').write_text(json.dumps(notebook(FIRST, shape)))
     with lab(tmp_path) as url, browser.Chromium() as chromium:
@@ -97,7 +97,8 @@ def test_the_widget_in_jupyterlab(tmp_path):
         tab.wait('play.run.done && !play.playing && play.frame == 10', 120)
         keep(tab, 'after')
         assert tab.run(pixels) != before
-        known = '(z => play.start.every((s, p) => s > 0 || z[p] === play.x[p]))(play.run.frames[10].z[0])'
+        same = 'play.start.every((s, p) => s > 0 || z[p] === play.x[p])'
+        known = f'(z => {same})(play.run.frames[10].z[0])'
         assert tab.run(known) is True
         run_cell(tab, 1)
         printed = '[...document.querySelectorAll(".jp-OutputArea-output pre")].at(-1)?.textContent'
