@@ -12,6 +12,7 @@ import check_site
 
 PIXEL = 'data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=='
 HEAD = '<!doctype html><meta name="viewport" content="width=device-width"><title>A</title><main>'
+NARROW = 'width: 2em; table-layout: fixed; overflow-wrap: anywhere'
 FAULTS = {
     '<p>So <span class="math">x^2</span>.</p>': 'formula not set',
     '<p>See $$x^2$$.</p>': 'markup shown raw',
@@ -23,9 +24,11 @@ FAULTS = {
     f'<img src="{PIXEL}">': 'picture without alternative text',
     '<img src="nowhere.png" alt="A picture">': 'picture that does not load',
     '<script>throw new Error("broken")</script>': 'broken',
+    f'<table style="{NARROW}"><td>number': 'word broken in a table',
     '<div style="width: 900px">wide</div>': 'pixels wide on a phone',
 }
 FINE = f"""<p>It costs $5, or 10 %; a * b and [brackets] (words).</p>
+<table><td>a whole number</td><td>0.01 ± 0.02</td></table>
 <pre>$$x$$ **kwargs @fig-one</pre><p><code>[a](b)</code></p><img src="{PIXEL}" alt="A dot">"""
 
 

@@ -4,7 +4,8 @@
 
 Every page is opened at desktop and at phone width: errors of scripts, files that are missing,
 formulas that were not set, markup that is shown raw, figures without alternative text or that do
-not load, pages that are wider than a phone. Links are looked up by `docs/check.py`.
+not load, words broken in tables, pages that are wider than a phone. Links are looked up by
+`docs/check.py`.
 """
 
 import argparse
@@ -41,6 +42,17 @@ LOOK = r"""
     if (e.closest('code, pre, script, style, .math, mjx-container, svg')) continue;
     for (const form of raw) if (form.test(text))
       found.push(`markup shown raw: ${text.trim().slice(0, 70)}`);
+  }
+  for (const cell of main.querySelectorAll('th, td')) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = new Range();
+    while (texts.nextNode())
+      for (const { 0: word, index } of texts.currentNode.nodeValue.matchAll(/[\w.]+/g)) {
+        if (texts.currentNode.parentElement.closest('code, .math, mjx-container')) continue;
+        range.setStart(texts.currentNode, index);
+        range.setEnd(texts.currentNode, index + word.length);
+        if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1)
+          found.push(`word broken in a table: ${word}`);
+      }
   }
   return found;
 })()
