@@ -3,8 +3,9 @@
     python tools/grow_regret.py
 
 On a machine that has none of them, train those that `nbs/results/regret_runs.json` lists first
-(`tools/train_curves.py`, some three minutes of a core for 2,000 steps): the record needs all. Then make the records again: `ASYNCPATCH_PART=full python tools/run_notebooks.py
-nbs/results/396_regret.ipynb`, with `ASYNCPATCH_SCALE=digits`.
+(`tools/train_curves.py`, some three minutes of a core for 2,000 steps): the record needs all.
+Commit the list, then make the record: `asyncpatch reproduce --full --only regret-matrix`, and its
+page: `python tools/run_notebooks.py nbs/results/396_regret.ipynb --shipped`.
 """
 
 import json
