@@ -20,6 +20,7 @@ FAULTS = {
     '<p>By @fig-one, and so on.</p>': 'markup shown raw',
     '<p>::: callout</p>': 'markup shown raw',
     '<p>A [link](there.html).</p>': 'markup shown raw',
+    '<p>By <a href="#">Eq. 1</a>(../library/regret.html).</p>': 'markup shown raw',
     '<p>In **bold**.</p>': 'markup shown raw',
     f'<img src="{PIXEL}">': 'picture without alternative text',
     '<img src="nowhere.png" alt="A picture">': 'picture that does not load',

@@ -35,7 +35,8 @@ LOOK = r"""
     await e.decode().catch(() => found.push(`picture that does not load: ${name}`));
   }
   const raw = [/\$\$/, /(^|\s)\$[^$\s][^$]*\$/, /\\\(|\\\[/, /:::/, /\{#(fig|tbl|eq|sec)-/,
-    /(^|\s)\[?@(fig|tbl|eq|sec)-/, /\]\([^)\s]+\)/, /\*\*[^\s\d]/, /^#{1,6} /, /\{\.callout/];
+    /(^|\s)\[?@(fig|tbl|eq|sec)-/, /\]\([^)\s]+\)/, /\*\*[^\s\d]/, /^#{1,6} /, /\{\.callout/,
+    /\([^()\s]+\.(ipynb|html)(#[^()\s]*)?\)/];
   const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const { parentElement: e, nodeValue: text } = walk.currentNode;
