@@ -1,12 +1,12 @@
-"""Compute products of a result page where there is no Jupyter: on a GPU machine that has only PyTorch.
+"""Compute products of a result page where there is no Jupyter: on a GPU machine with PyTorch alone.
 
     python tools/make_products.py nbs/results/32_ablation.ipynb fashion tab01
     python tools/make_products.py PAGE SCALE NAME … --part quick --out FOLDER
 
 The code cells of the page run one after the other in this process up to the last product that is
-asked for, with nothing made on the way; then each product is made at that scale, in full if not said
-otherwise. Records and drawings go to `figures/<scale>/`, or below `--out`. Where git cannot say which
-commit the code is, `ASYNCPATCH_COMMIT` does.
+asked for, with nothing made on the way; then each product is made at that scale, in full if not
+said otherwise. Records and drawings go to `figures/<scale>/`, or below `--out`. Where git cannot
+say which commit the code is, `ASYNCPATCH_COMMIT` does.
 """
 
 import argparse
