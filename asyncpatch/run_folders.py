@@ -150,7 +150,11 @@ LAUNCHER = ('ACCELERATE_', 'FSDP_', 'MEGATRON_LM_', 'PARALLELISM_CONFIG_', 'TORC
 
 @cache
 def find_commit() -> str:  # short, with + for changes; '' where there is none
-    "The commit of the checkout that this package is run from."
+    """The commit of the checkout that this package is run from.
+
+    Where git cannot say, what `ASYNCPATCH_COMMIT` says, marked as such."""
+    told = os.environ.get('ASYNCPATCH_COMMIT')
+    unseen = f'{told} (told)' if told else ''
     package = Path(asyncpatch.__file__).resolve().parent
     clean = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
 
@@ -160,12 +164,12 @@ def find_commit() -> str:  # short, with + for changes; '' where there is none
 
     try:
         if Path(git('rev-parse', '--show-toplevel').strip()).resolve() != package.parent:
-            return ''
+            return unseen
         git('ls-files', '--error-unmatch', 'asyncpatch/__init__.py', 'settings.ini')
         changed = git('status', '--porcelain', '--untracked-files=no').strip()
         return git('rev-parse', '--short', 'HEAD').strip() + ('+' if changed else '')
     except (OSError, subprocess.SubprocessError):
-        return ''
+        return unseen
 
 # %% ../nbs/library/201_run_folders.ipynb #f85cbaad
 def environment() -> dict:  # device, versions, commit; the launcher's variables where there are any
