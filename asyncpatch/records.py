@@ -36,6 +36,8 @@ SCALES = (
     'leaves',
     'leaves64',
     'photos',
+    'textures',
+    'textures-colour',
     'imagenet64',
     'imagenet256',
     'lsun',
