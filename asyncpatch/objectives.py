@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
 from .conventions import Network, NoiseSchedule, TimeLaw, check_count, require
@@ -221,8 +221,9 @@ class Uncertainty(Objective):
     def loss(self, net, x, label, times, hidden, noise):
         z, v = noised(x, times, noise)
         label = None if self.label_dropout == 1 else torch.where(hidden, -1, label)
+        frozen = self.frozen.to(x.device) if isinstance(self.frozen, nn.Module) else self.frozen
         with torch.no_grad():
-            guess = prepare_network(self.frozen, self.law)(z, times, label)
+            guess = prepare_network(frozen, self.law)(z, times, label)
         log_variance = net(z, times, label, condition=guess)
         squared = ((guess - v) ** 2).mean(1, keepdim=True)
         loss = (log_variance + (-log_variance).exp() * squared).mean() / 2

@@ -9,7 +9,8 @@ The most telling come first, so the queue can be cut off anywhere. A job is `{"t
 seed]}`, a model of the zoo, or `{"command": […]}`, anything that goes on where it was stopped.
 Ctrl-C, `kill` and a lost machine cost what was computed since the last checkpoint; the same command
 goes on. What is finished is skipped: a model that ships or lies in `runs/`, a command that ended
-well. A model that builds on another waits for it. Side by side, what jobs say goes to
+well. A model that builds on another waits for it, and a command for the models
+that its job lists as `needs`. Side by side, what jobs say goes to
 `runs/queue/logs/`.
 """
 
@@ -100,12 +101,11 @@ def run(job):
 
 
 def waits_for(job, unfinished):
-    "Whether a model builds on one that is still to be trained."
-    if 'train' not in job:
-        return False
-    scale, name, seed = job['train']
-    below = foundation(name)
-    return [scale, below, seed] in [other.get('train') for other in unfinished]
+    "Whether a job needs a model that is still to be trained."
+    needs = list(job.get('needs', []))
+    if 'train' in job and (below := foundation(job['train'][1])):
+        needs.append([job['train'][0], below, job['train'][2]])
+    return any(other.get('train') in needs for other in unfinished if 'train' in other)
 
 
 def log_of(job):
