@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parzen', 'measured_spectrum', 'conjugate_gradients', 'StationaryGaussian']
 
-# %% ../nbs/theory/013_stationary.ipynb #893bab97
+# %% ../nbs/theory/013_stationary.ipynb #bf66f4f1
 import copy
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ from asyncpatch.conventions import (
 from .joint import Gaussian
 from .schedules import rectified_flow
 
-# %% ../nbs/theory/013_stationary.ipynb #a11ca6cc
+# %% ../nbs/theory/013_stationary.ipynb #69dda9ad
 def parzen(
     steps: Tensor,  # from pixel to pixel, any shape
     reach: float,  # L, from where on the window is 0
@@ -58,7 +58,7 @@ def measured_spectrum(
     spectrum = torch.fft.fft2(page).real.clamp(min=0) + floor * correlation[0, 0]
     return spectrum / (1 + floor)
 
-# %% ../nbs/theory/013_stationary.ipynb #6f777447
+# %% ../nbs/theory/013_stationary.ipynb #f380968c
 def conjugate_gradients(
     multiply: Callable[[Tensor], Tensor],  # a symmetric positive map of (B, H, W)
     precondition: Callable[[Tensor], Tensor],  # about its inverse, symmetric and positive as well
@@ -88,7 +88,7 @@ def conjugate_gradients(
         towards = better + size / before.where(before > 0, 1) * towards
     raise RuntimeError(f'conjugate gradients must end within {most} iterations; they did not')
 
-# %% ../nbs/theory/013_stationary.ipynb #359a145b
+# %% ../nbs/theory/013_stationary.ipynb #60f71bdb
 def _levels(t):
     "Groups of pixels of about the same time: at most four, with a mask for each."
     times = t.unique()
@@ -98,32 +98,24 @@ def _levels(t):
     group = torch.bucketize(t, ends[1:-1])
     return [group == number for number in range(4)]
 
-# %% ../nbs/theory/013_stationary.ipynb #3eaadab3
-class _StationaryParts:
-    "Parameters, and what a denoiser knows."
+# %% ../nbs/theory/013_stationary.ipynb #c9779755
+def _check_spectrum(spectrum, size):
+    "A positive, even spectrum of a torus that is at least as large as the picture."
+    require(spectrum.ndim == 2, 'spectrum', 'have shape (P, Q)', tuple(spectrum.shape))
+    least = spectrum.min().item()
+    require(least > 0, 'spectrum', 'be positive', f'{least:g}')
+    turned = spectrum.roll((-1, -1), (0, 1)).flip(0, 1)
+    even = bool((spectrum - turned).abs().max() <= 1e-4 * spectrum.max())
+    require(even, 'spectrum', 'be even, S(f) = S(-f)', 'one that is not')
+    fits = all(1 <= side <= around for side, around in zip(size, spectrum.shape))
+    require(fits, 'size', f'fit into the torus {tuple(spectrum.shape)}', size)
+
+# %% ../nbs/theory/013_stationary.ipynb #b7775da9
+class _StationaryFacts:
+    "What a denoiser knows."
 
     prediction, value_range, data, autoencoder = 'x0', None, None, None
     channels, classes = 1, 0
-
-    def __init__(
-        self,
-        spectrum: Tensor,  # S, variance at each frequency of a torus, (P, Q), positive
-        size: tuple[int, int],  # height and width of a picture, at most those of the torus
-        mean: float = 0.0,  # m, of every pixel
-        schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
-        tolerance: float | None = None,  # of conjugate gradients; by the precision if not given
-    ):
-        require(spectrum.ndim == 2, 'spectrum', 'have shape (P, Q)', tuple(spectrum.shape))
-        least = spectrum.min().item()
-        require(least > 0, 'spectrum', 'be positive', f'{least:g}')
-        turned = spectrum.roll((-1, -1), (0, 1)).flip(0, 1)
-        even = bool((spectrum - turned).abs().max() <= 1e-4 * spectrum.max())
-        require(even, 'spectrum', 'be even, S(f) = S(-f)', 'one that is not')
-        fits = all(1 <= side <= around for side, around in zip(size, spectrum.shape))
-        require(fits, 'size', f'fit into the torus {tuple(spectrum.shape)}', size)
-        self.spectrum, self.size, self.mean, self.schedule = spectrum, tuple(size), mean, schedule
-        by_precision = 1e-10 if spectrum.dtype == torch.float64 else 3e-6
-        self.tolerance = by_precision if tolerance is None else tolerance
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -139,6 +131,23 @@ class _StationaryParts:
 
     def __repr__(self):
         return f'{type(self).__name__} over {self.shape} on a torus {tuple(self.spectrum.shape)}'
+
+# %% ../nbs/theory/013_stationary.ipynb #c3105812
+class _StationaryParts(_StationaryFacts):
+    "Parameters."
+
+    def __init__(
+        self,
+        spectrum: Tensor,  # S, variance at each frequency of a torus, (P, Q), positive
+        size: tuple[int, int],  # height and width of a picture, at most those of the torus
+        mean: float = 0.0,  # m, of every pixel
+        schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
+        tolerance: float | None = None,  # of conjugate gradients; by the precision if not given
+    ):
+        _check_spectrum(spectrum, size)
+        self.spectrum, self.size, self.mean, self.schedule = spectrum, tuple(size), mean, schedule
+        by_precision = 1e-10 if spectrum.dtype == torch.float64 else 3e-6
+        self.tolerance = by_precision if tolerance is None else tolerance
 
     def _with(self, **changes):
         there = copy.copy(self)
@@ -158,9 +167,9 @@ class _StationaryParts:
         "The same texture in another size. Raises `ValueError` beyond the torus."
         return type(self)(self.spectrum, size, self.mean, self.schedule, self.tolerance)
 
-# %% ../nbs/theory/013_stationary.ipynb #bdd19381
-class _StationaryForm(_StationaryParts):
-    "The linear algebra of @eq-stationary-solve."
+# %% ../nbs/theory/013_stationary.ipynb #48229df4
+class _StationaryFilter(_StationaryParts):
+    "Pictures and what multiplies their waves."
 
     def _convolve(self, v, gain):
         "Pictures times an even function of frequency, on the torus and cut out again."
@@ -177,13 +186,16 @@ class _StationaryForm(_StationaryParts):
         t = t.to(self.spectrum).expand(z.shape)[:, 0]
         return z.to(self.spectrum)[:, 0], t
 
+# %% ../nbs/theory/013_stationary.ipynb #fc0ffcbd
+class _StationaryForm(_StationaryFilter):
+    "The linear algebra of @eq-stationary-solve."
+
     def _solved(self, residual, t):
         "w of @eq-stationary-solve, (B, H, W)."
         alpha, sigma = self.schedule(t)
         groups = []
         for mask in _levels(t):
-            squares = ((v.square() * mask).sum() / mask.sum() for v in (alpha, sigma))
-            a, g = squares
+            a, g = ((v.square() * mask).sum() / mask.sum() for v in (alpha, sigma))
             groups.append((mask, 1 / (a * self.spectrum + g)))
 
         def multiply(v):
@@ -202,8 +214,39 @@ class _StationaryForm(_StationaryParts):
         from_noise = self.mean + self._convolve(alpha * w, self.spectrum)
         return torch.where(sigma == 0, z, from_data.where(near_data, from_noise))
 
-# %% ../nbs/theory/013_stationary.ipynb #d976b648
-class StationaryGaussian(_StationaryForm):
+# %% ../nbs/theory/013_stationary.ipynb #e96e05e0
+class _StationaryDense(_StationaryForm):
+    "What is known of small pictures, by a matrix."
+
+    def covariance(self) -> Tensor:  # (D, D), D = H W
+        "The covariance of a picture, written out. Raises `ValueError` beyond 2,304 pixels."
+        (height, width), (around, across) = self.size, self.spectrum.shape
+        wanted = 'have at most 2,304 pixels'
+        require(height * width <= 2304, 'size', wanted, f'{height} x {width}')
+        correlation = torch.fft.ifft2(self.spectrum).real
+        rows, columns = (torch.arange(side, device=self.device) for side in self.size)
+        down = (rows[:, None] - rows) % around
+        right = (columns[:, None] - columns) % across
+        steps = correlation[down[:, None, :, None], right[None, :, None, :]]
+        return steps.reshape(height * width, height * width)
+
+    def dense(self) -> Gaussian:
+        "The same law as a dense oracle. Raises `ValueError` beyond 2,304 pixels."
+        cov = self.covariance()
+        mean = cov.new_full(self.shape, self.mean)
+        return Gaussian(mean, (cov + cov.mT) / 2, self.schedule)
+
+    def log_prob(
+        self,
+        z: Tensor,  # noisy pictures, (B, 1, H, W)
+        t: Tensor,  # times in [0, 1], broadcastable to `z`
+        label: Labels = None,  # not looked at
+    ) -> Tensor:  # log-density in nats, (B,)
+        "Log-density of noisy pictures. Raises `ValueError` beyond 2,304 pixels."
+        return self.dense().log_prob(z, t)
+
+# %% ../nbs/theory/013_stationary.ipynb #d038ae69
+class StationaryGaussian(_StationaryDense):
     """Exact answers for a stationary Gaussian texture, at any field of times; itself a denoiser.
 
     Raises `ValueError` for a spectrum that is not positive and even, for a size beyond its torus,
@@ -257,30 +300,3 @@ class StationaryGaussian(_StationaryForm):
         w = self._solved(data - own, times)
         drawn = prior + self._convolve(alpha * w, self.spectrum)
         return torch.where(sigma == 0, data, drawn)[:, None].to(z.dtype)
-
-    def covariance(self) -> Tensor:  # (D, D), D = H W
-        "The covariance of a picture, written out. Raises `ValueError` beyond 2,304 pixels."
-        (height, width), (around, across) = self.size, self.spectrum.shape
-        wanted = 'have at most 2,304 pixels'
-        require(height * width <= 2304, 'size', wanted, f'{height} x {width}')
-        correlation = torch.fft.ifft2(self.spectrum).real
-        rows, columns = (torch.arange(side, device=self.device) for side in self.size)
-        down = (rows[:, None] - rows) % around
-        right = (columns[:, None] - columns) % across
-        steps = correlation[down[:, None, :, None], right[None, :, None, :]]
-        return steps.reshape(height * width, height * width)
-
-    def dense(self) -> Gaussian:
-        "The same law as a dense oracle. Raises `ValueError` beyond 2,304 pixels."
-        cov = self.covariance()
-        mean = cov.new_full(self.shape, self.mean)
-        return Gaussian(mean, (cov + cov.mT) / 2, self.schedule)
-
-    def log_prob(
-        self,
-        z: Tensor,  # noisy pictures, (B, 1, H, W)
-        t: Tensor,  # times in [0, 1], broadcastable to `z`
-        label: Labels = None,  # not looked at
-    ) -> Tensor:  # log-density in nats, (B,)
-        "Log-density of noisy pictures. Raises `ValueError` beyond 2,304 pixels."
-        return self.dense().log_prob(z, t)
