@@ -85,6 +85,18 @@ def test_psnr_of_random_images_agrees_with_torchmetrics():
     assert not torch.allclose(distances.psnr(x, y), expected + 0.01)
 
 
+def test_ssim_of_random_images_agrees_with_torchmetrics():
+    "Theirs mirrors the pictures at their borders, ours leaves out windows that reach beyond."
+    functional = optional('torchmetrics.functional.image')
+    x, y = (torch.rand(5, 3, 28, 31, generator=seeded(s)).double() * 2 - 1 for s in (5, 6))
+    y = (x + 0.4 * y).clamp(-1, 1)
+    options = dict(data_range=2.0, reduction='none', gaussian_kernel=False, kernel_size=7)
+    expected = functional.structural_similarity_index_measure(x, y, **options)
+    mirrored = (torch.nn.functional.pad(v, (3, 3, 3, 3), mode='reflect') for v in (x, y))
+    torch.testing.assert_close(distances.ssim(*mirrored), expected, rtol=1e-6, atol=0)
+    assert not torch.allclose(distances.ssim(x, y), expected, rtol=1e-3)
+
+
 # what is refused
 
 PAIRED = {
