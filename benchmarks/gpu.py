@@ -5,7 +5,7 @@
 
 Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of the
 same batches; what the machine's matrix product reaches. Without `--out` it writes
-`figures/leaves/utilisation.json`, the product `utilisation` of compute and sizes (results/38) with
+`figures/leaves/utilisation.json`, the product `utilisation` of the hours (results/380) with
 more in it: `asyncpatch.compute.utilisation` reads it, and prices use it. So the 620M network is timed
 too, compiled, with many clocks.
 """
@@ -100,7 +100,7 @@ def timed(step, warm, steps, device):
 
 
 def shipping_config():
-    "The configuration of the product in results/38."
+    "The configuration of the product in results/380."
     return dict(
         networks={
             name: dict(net=read_configuration(file).settings['net'], size=64, batch=batch)
@@ -202,7 +202,7 @@ def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_step
 
 
 def table(record):
-    "As results/38 draws it."
+    "As results/380 draws it."
     return Table(
         ['network', 'batch', 'Top/s', 'share of peak'],
         [

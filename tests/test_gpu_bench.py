@@ -56,10 +56,10 @@ def test_the_bench_writes_what_prices_read(tmp_path, monkeypatch):
     assert compute.utilisation('H200') == (0.31, f"measured {record.made[:10]}")
 
 
-def test_the_bench_is_the_product_of_results_38():
+def test_the_bench_is_the_product_of_the_page_of_hours():
     cells = [
         ''.join(c['source'])
-        for c in json.loads((ROOT / 'nbs/results/38_compute_and_sizes.ipynb').read_text())['cells']
+        for c in json.loads((ROOT / 'nbs/results/380_hours.ipynb').read_text())['cells']
         if c['cell_type'] == 'code'
     ]
     names = {
