@@ -79,7 +79,7 @@ def fitted_gaussian() -> Gaussian:  # an exact denoiser
 def _divergence(gaussian, x, t):
     "KL of q_t from p_t for each image, (B,)."
     mean, cov, d = gaussian.mean.flatten(), gaussian.cov, x.shape[1]
-    wide = (1 - t) ** 2 * cov + t**2 * torch.eye(d)
+    wide = (1 - t) ** 2 * cov + t**2 * torch.eye(d, dtype=cov.dtype, device=cov.device)
     there = torch.distributions.MultivariateNormal((1 - t) * mean, wide)
     trace = t**2 * torch.linalg.inv(there.covariance_matrix).trace() / 2
     entropy = d / 2 * math.log(2 * math.pi * math.e * t**2)
@@ -120,13 +120,13 @@ def _chain_times(x, steps, eps, way):
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     times = ((1 - u) * math.log((1 - eps) / eps)).exp() * eps
     places = ((times - eps) / (1 - 2 * eps)).clamp(0, 1).view(-1, 1, 1, 1, 1)
-    path = places.expand(-1, len(x), 1, *x.shape[-2:])
+    path = places.expand(-1, len(x), 1, *x.shape[-2:]).to(x.device)
     if way == 'diagonal':
         return path
     chance = torch.Generator().manual_seed(3)
     shape = (1, len(x), 1, *x.shape[-2:])
-    corner = torch.rand(shape, dtype=torch.float64, generator=chance)
-    half = u[:, None, None, None, None].expand_as(path)
+    corner = torch.rand(shape, dtype=torch.float64, generator=chance).to(x.device)
+    half = u[:, None, None, None, None].to(x.device).expand_as(path)
     return torch.cat([1 - (1 - corner) * half[:-1], corner * path])
 
 

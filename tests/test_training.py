@@ -299,8 +299,13 @@ def test_workers_show_the_same_images_and_pass_on_what_went_wrong(tmp_path):
 def test_trackers_are_asked_for_clearly(tmp_path, monkeypatch):
     "Accelerate leaves out, without a word, what is not installed."
     monkeypatch.setattr('asyncpatch.monitoring.get_available_trackers', list)
-    with pytest.raises(ImportError, match='pip install tensorboard'):
-        train(tmp_path / 'run', log_with='tensorboard', **SHORT)
+    for asked, remedy in (
+        ('tensorboard', r"pip install 'asyncpatch\[trackers\]'"),
+        ('all', r"pip install 'asyncpatch\[trackers\]'"),
+        ('wandb', 'pip install wandb'),
+    ):
+        with pytest.raises(ImportError, match=remedy):
+            train(tmp_path / 'run', log_with=asked, **SHORT)
     with pytest.raises(ValueError, match="log_with must be of .*tensorboard.*, got 'blackboard'"):
         train(tmp_path / 'run', log_with='blackboard', **SHORT)
     assert not (tmp_path / 'run').exists()
