@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'current_scale', 'current_part', 'checkout', 'products_folder', 'runs_folder', 'pack', 'unpack', 'Record',
-           'config_hash', 'save_record', 'load_record', 'notify', 'Table', 'save_product', 'render', 'check_drawing']
+           'config_hash', 'save_record', 'load_record', 'notify', 'Table', 'save_product', 'with_palette', 'render',
+           'check_drawing']
 
 # %% ../nbs/library/24_records.ipynb #0c13e8a5
 import base64
@@ -254,6 +255,18 @@ def save_product(
     return [*files, save_record(record, folder)]
 
 
+def with_palette(
+    png: bytes,  # a picture as a PNG file
+    colours: int = 256,  # at most
+) -> bytes:  # the same with a palette, where that is smaller
+    "A drawing of a few hundred colours shrinks to a third."
+    from PIL import Image
+
+    image, out = Image.open(io.BytesIO(png)).convert('RGB'), io.BytesIO()
+    image.quantize(colours, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    return min(out.getvalue(), png, key=len)
+
+
 def render(
     drawing: object,  # a `Table`, a matplotlib figure, or the bytes of a GIF
 ) -> dict:  # suffix and content of each file
@@ -268,7 +281,7 @@ def render(
     out = io.BytesIO()
     drawing.savefig(out, format='png', dpi=110, metadata={'Software': None})
     plt.close(drawing)
-    return {'.png': out.getvalue()}
+    return {'.png': with_palette(out.getvalue())}
 
 # %% ../nbs/library/24_records.ipynb #945f0819
 def check_drawing(

@@ -8,7 +8,6 @@ that ships, at the scale of digits and those that belong to it, and the page is 
 """
 
 import base64
-import io
 import os
 import re
 import sys
@@ -20,7 +19,8 @@ from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import NBProcessor
-from PIL import Image
+
+from asyncpatch.records import with_palette
 
 
 def is_skipped(cell, flags):
@@ -31,12 +31,9 @@ def is_skipped(cell, flags):
     return directives.get('eval:', [''])[0].lower() == 'false' or bool(flags & directives.keys())
 
 
-def lighter(png, colours=256):
-    "A picture, base64, with a palette where that is smaller: figures of a few hundred colours shrink to a third."
-    buffer, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
-    image.quantize(colours, dither=Image.Dither.NONE).save(buffer, 'png', optimize=True)
-    found = base64.b64encode(buffer.getvalue()).decode()
-    return min(found, png, key=len)
+def lighter(png):
+    "A picture of an output, in base64, with a palette where that is smaller."
+    return base64.b64encode(with_palette(base64.b64decode(png))).decode()
 
 
 SHIPPED = """
