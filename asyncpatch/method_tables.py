@@ -4,35 +4,24 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_SETTING', 'REDUCED_SETTING', 'PIXELS', 'LATENTS', 'GARMENTS', 'DECODED', 'EACH', 'GARMENTS_EACH',
-           'QUICK_GARMENTS', 'FEATURES', 'HELD_OUT', 'ABOUT_FEATURES', 'AT_ONCE', 'REPEATS', 'in_an_autoencoder',
-           'config_rows', 'table3_config', 'table4_config', 'held_out_images', 'masked_questions', 'network',
-           'answer_row', 'kernel_draws', 'draw_counts', 'features_and_embedding', 'few_samples_judged', 'Judge',
-           'judge_images', 'mean_over_seeds', 'published_scores', 'compare', 'in_words', 'cells_of', 'judge_rows']
+           'QUICK_GARMENTS', 'AT_ONCE', 'REPEATS', 'in_an_autoencoder', 'config_rows', 'table3_config', 'table4_config',
+           'masked_questions', 'network', 'answer_row', 'kernel_draws', 'draw_counts', 'Judge', 'judge_images',
+           'mean_over_seeds', 'published_scores', 'compare', 'in_words', 'cells_of', 'judge_rows']
 
 # %% ../nbs/library/2441_method_tables.ipynb #40b0e7e4
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from time import process_time
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .benchmark import enlarged
+from .benchmark import FEATURES, HELD_OUT, enlarged
 from .conventions import generators
-from .data import Images, digits
 from .denoisers import Denoiser
-from .distances import frechet_distance, kernel_distance, mean_error
-from .fashion import fashion_stock
-from asyncpatch.features import (
-    accuracy,
-    digits_features,
-    embed,
-    fashion_features,
-    leaves_features,
-    paired_feature_distance,
-)
-from .leaves import leaves
+from .distances import mean_error
+from .features import embed, paired_feature_distance
 from .masks import MASKS, latent_known
 from .methods import METHODS, in_latents, measure
 from .published import published_distances, published_lpips
@@ -67,6 +56,8 @@ LATENTS = {
     'latent AsyncPatch': ('latent-asyncpatch', 'native', dict(points=250)),
     'autoencoder alone': ('autoencoder', 'whole', {}),
 }
+
+# %% ../nbs/library/2441_method_tables.ipynb #d6c145b0
 GARMENTS = PIXELS | {
     'Score-SDE imputation': ('synchronous', 'imputation', dict(points=51)),
     'MCG': ('synchronous', 'mcg', dict(points=51)),
@@ -129,7 +120,7 @@ def table3_config(
     seeds = [0] if small or quick else [0, 1, 2]
     return config_rows(scale, every, seeds, 2 if small else 8 if quick else EACH, 2 if small else 8)
 
-
+# %% ../nbs/library/2441_method_tables.ipynb #3152ccdd
 def table4_config(
     scale: str,  # one with a recipe
     part: str,  # "quick" or "full"
@@ -148,7 +139,7 @@ def table4_config(
         every = {row: spec for row, spec in every.items() if row not in left_out}
     return config_rows(scale, every, [0], 2 if small or quick else EACH, 2)
 
-
+# %% ../nbs/library/2441_method_tables.ipynb #d26de1f6
 GARMENTS_EACH = 25  # images of each mask in the full part: what an hour of half a core allows
 QUICK_GARMENTS = ('biharmonic', 'Score-SDE imputation', 'DDRM', 'supervised', 'AsyncPatch')
 
@@ -160,29 +151,6 @@ def _garments_config(part):
     return config_rows('fashion', rows, [0], 2 if quick else GARMENTS_EACH, 2)
 
 # %% ../nbs/library/2441_method_tables.ipynb #d5c458e7
-FEATURES = {'digits': digits_features, 'fashion': fashion_features, 'leaves16': leaves_features}
-HELD_OUT = {
-    'digits': lambda size=8: digits().held_out,
-    'fashion': lambda size=28: fashion_stock(),
-    'leaves16': lambda size=16: leaves(size, 'held_out'),
-}
-
-
-ABOUT_FEATURES = {
-    'digits': 'digits classifier (DigitsFeatures, 32 features)',
-    'fashion': 'garments network (FashionFeatures, 64 features)',
-    'leaves16': 'leaves network (LeavesFeatures, 48 features)',
-}
-
-
-def held_out_images(
-    scale: str,  # one with a recipe
-) -> Images:  # all that ship
-    "The held-out images of a scale: 360 digits, 400 garments, leaves."
-    source = HELD_OUT[recipe(scale)['data']]()
-    return source[torch.arange(len(source))]
-
-
 def masked_questions(
     config: dict,  # as of `config_rows`
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # images, what is known, classes, all to compare with
@@ -237,7 +205,7 @@ def _through(row, config, seed):
 # %% ../nbs/library/2441_method_tables.ipynb #688dbe36
 AT_ONCE = {'smoke': 8, 'fashion': 100}  # questions of a batch, 40 at other scales
 
-
+# %% ../nbs/library/2441_method_tables.ipynb #0c7cab12
 def _ask(denoiser, method, asked, place, seed, parameters):
     "What a method makes of some questions, and its price for an image."
     x, known, label, _ = asked
@@ -309,45 +277,6 @@ def draw_counts(
     places = torch.randint(each, (REPEATS, sets, each), generator=generator)
     again = nn.functional.one_hot(places, each).sum(2)
     return torch.cat([torch.ones(1, sets, each), again]).double()
-
-# %% ../nbs/library/2441_method_tables.ipynb #9b3ac110
-def features_and_embedding(
-    scale: str,  # one with a recipe
-    components: int = 16,  # of the features of garments
-) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:  # network; images (N, C, H, W) to (N, D)
-    "The feature network of a scale, and features few enough for a Fréchet distance."
-    data = recipe(scale)['data']
-    net = FEATURES[data]()
-    if data == 'digits':
-        return net, partial(embed, net)
-    known = embed(net, held_out_images(scale).x)
-    basis = torch.linalg.svd(known - known.mean(0), full_matrices=False)[2][:components].T
-    return net, lambda x: embed(net, x) @ basis
-
-# %% ../nbs/library/2441_method_tables.ipynb #4d932095
-def few_samples_judged(
-    x: Tensor,  # samples, (N, C, H, W)
-    label: Tensor,  # the classes that were asked for, (N,)
-    scale: str,  # one with a recipe
-    repeats: int = 200,  # times that the samples are drawn again
-) -> dict:  # FD, KD, share of classes obeyed, FD drawn again (repeats,), grey of two halves
-    """Few samples against the held-out images that ship, all drawn again in the same way.
-
-    Grey is the mean of each half of the first twenty samples: another run of the same seeds must
-    come to the same."""
-    net, embedding = features_and_embedding(scale)
-    ours, reference = embedding(x), embedding(held_out_images(scale).x)
-    enough = 5 if len(x) >= 5 * ours.shape[1] else 0.5  # images for a feature; the quick part
-    distance = partial(frechet_distance, b=reference, per_feature=enough)
-    places = torch.randint(len(x), (repeats, len(x)), generator=torch.Generator().manual_seed(0))
-    halves = (x[:20].clamp(-1, 1).reshape(2, -1).double() + 1) / 2
-    return dict(
-        FD=distance(ours).item(),
-        KD=kernel_distance(ours, reference).item(),
-        obeyed=accuracy(net, x, label),
-        again=torch.stack([distance(ours[rows]) for rows in places]),
-        grey=halves.mean(1).tolist(),
-    )
 
 # %% ../nbs/library/2441_method_tables.ipynb #627205a0
 class Judge:
