@@ -26,6 +26,7 @@ from asyncpatch.records import (
     config_hash,
     current_part,
     current_scale,
+    default_settings,
     load_record,
     notify,
     pack,
@@ -110,10 +111,15 @@ class Product:
         else:
             record = send(self._compute, scale, part, config, where=where, **resources)
             save_record(record, folder)
-        save_product(self.draw(record), record, products_folder(scale, part))
+        save_product(self.drawing(record), record, products_folder(scale, part))
         if part == 'quick':
             self.compare(record)
         return record
+
+    def drawing(self, record: Record) -> object:  # what `draw` returns
+        "The product drawn by matplotlib's own settings, whatever the page has chosen for itself."
+        with default_settings():
+            return self.draw(record)
 
     def heavy(self, config: dict) -> bool:
         "Whether this machine should not try: over `HEAVY_OPERATIONS`, and no accelerator."
@@ -181,5 +187,5 @@ class Product:
                 f'{self.name} at {s}: made with another configuration than the notebook has now; '
                 'make it again'
             )
-            check_drawing(self.draw(record), checkout() / 'figures' / s / self.name)
+            check_drawing(self.drawing(record), checkout() / 'figures' / s / self.name)
         return scales

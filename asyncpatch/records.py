@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'current_scale', 'current_part', 'checkout', 'products_folder', 'runs_folder', 'pack', 'unpack', 'Record',
-           'config_hash', 'save_record', 'load_record', 'notify', 'Table', 'save_product', 'with_palette', 'render',
-           'check_drawing']
+           'config_hash', 'save_record', 'load_record', 'notify', 'Table', 'save_product', 'with_palette',
+           'default_settings', 'render', 'check_drawing']
 
 # %% ../nbs/library/24_records.ipynb #0c13e8a5
 import base64
@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import zlib
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -265,6 +266,15 @@ def with_palette(
     image, out = Image.open(io.BytesIO(png)).convert('RGB'), io.BytesIO()
     image.quantize(colours, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
     return min(out.getvalue(), png, key=len)
+
+
+def default_settings():  # a context
+    "What is drawn inside has matplotlib's own settings, whatever a page has set before."
+    try:
+        from matplotlib import rc_context, rcParamsDefault
+    except ImportError:  # tables are drawn without it
+        return nullcontext()
+    return rc_context({k: v for k, v in rcParamsDefault.items() if not k.startswith('backend')})
 
 
 def render(
