@@ -51,7 +51,7 @@ def parsed(source):
 
 
 def length_of_cell(source):
-    "Lines of a cell without blank ones, directives, docstrings, imports and the arguments in signatures."
+    "Lines of a cell without blank ones, directives, docstrings, imports and arguments."
     lines = {
         i
         for i, line in enumerate(source.splitlines(), 1)
@@ -116,7 +116,8 @@ def shown_lines(source):
     "Lines of code that a reader of the page sees: none of a folded or hidden cell."
     if re.search(r'^#\|\s*(code-fold:\s*true|hide)\b', source, re.M):
         return 0
-    return sum(bool(line.strip()) and not line.startswith('#|') for line in source.splitlines())
+    lines = source.splitlines()
+    return sum(bool(line.strip()) and not line.startswith('#|') for line in lines)
 
 
 def places_of_page(path):
