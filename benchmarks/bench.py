@@ -7,7 +7,7 @@ Measured on one core, in this process, as processor time, each beside its yardst
 
 - `networks`: our UNet beside those of diffusers, lucidrains, azula and spatialreasoners
 - `clocks`: what times of their own cost pixels, in training, in evaluation and in sampling
-- `samplers`: our sampler, a loop written by hand, and those of diffusers and azula, without a network
+- `samplers`: ours, a loop written by hand, and those of diffusers and azula, without a network
 - `laws`: fields of training times, against uniform noise
 - `exact`: the exact denoiser of garments, against a call of the network that is trained on them
 - `growth`: milliseconds over pixels, batch, tokens and ticks
