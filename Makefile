@@ -9,12 +9,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SCALE  ?= digits
+OLDEST := $(shell sed -n 's/^requirements = torch>=\([0-9.]*\).*/\1/p' settings.ini)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce full queue ship test torture compare export clean-notebooks notebooks docs readme clean
+.PHONY: help setup reproduce full queue ship test torture oldest bench compare export clean-notebooks notebooks docs readme clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -51,6 +52,17 @@ torture: setup ## hours: kills at 50 instants of each kind, 5,000 damaged files,
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke ASYNCPATCH_TORTURE=50 $(BIN)/python -m pytest -q tests/test_kill.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke ASYNCPATCH_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python tools/mutants.py
+
+oldest: .oldest/.ready ## every test again with the oldest torch that settings.ini admits
+	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke .oldest/bin/python -m pytest -q tests
+
+.oldest/.ready: settings.ini setup.py
+	$(PYTHON) -m venv .oldest
+	.oldest/bin/python -m pip install -q --disable-pip-version-check --progress-bar off 'torch==$(OLDEST).*' -e '.[dev]'
+	@touch $@
+
+bench: setup ## every claim of speed, as ratios in one run: ten minutes on a quiet machine
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/bench.py
 
 compare: .compare/.ready ## DDRM and RePaint of other packages against ours; log in benchmarks/compare/compare.md
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) .compare/bin/python benchmarks/compare/compare.py

@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -162,6 +163,17 @@ def check_trackers(
             raise ImportError(f"log_with={str(name)!r} needs a package that is not here: {remedy}")
 
 # %% ../nbs/library/202_monitoring.ipynb #06b4711d
+def _mlflow_beside(boards):
+    "Settings of accelerate's MLflow: it writes beside the run, unless it was told where to."
+    mlflow = import_module('mlflow')
+    ours = mlflow.get_tracking_uri().endswith('/boards/mlflow.db')  # of a run before this one
+    if mlflow.is_tracking_uri_set() and not ours:
+        return {}
+    boards.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(f'sqlite:///{boards.resolve()}/mlflow.db')
+    return dict(logging_dir=boards.resolve().as_uri())
+
+
 def start_trackers(
     accelerator: Accelerator,  # made with `log_with`
     folder: Path,  # of the run
@@ -175,9 +187,11 @@ def start_trackers(
     boards = folder / 'boards'
     own = dict(
         wandb=dict(name=folder.name, dir=str(folder)),
-        mlflow=dict(run_name=folder.name, logging_dir=boards.resolve().as_uri()),
+        mlflow=dict(run_name=folder.name),
         swanlab=dict(experiment_name=folder.name, logdir=str(boards)),
     )
+    if 'mlflow' in map(str, accelerator.log_with):
+        own['mlflow'] |= _mlflow_beside(boards)
     accelerator.init_trackers('asyncpatch', config=flat, init_kwargs=own)
 
 # %% ../nbs/library/202_monitoring.ipynb #ba25673b

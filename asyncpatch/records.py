@@ -270,11 +270,10 @@ def with_palette(
 
 def default_settings():  # a context
     "What is drawn inside has matplotlib's own settings, whatever a page has set before."
-    try:
-        from matplotlib import rc_context, rcParamsDefault
-    except ImportError:  # tables are drawn without it
+    if (library := sys.modules.get('matplotlib')) is None:  # then nothing was set
         return nullcontext()
-    return rc_context({k: v for k, v in rcParamsDefault.items() if not k.startswith('backend')})
+    plain = library.rcParamsDefault.items()
+    return library.rc_context({k: v for k, v in plain if not k.startswith('backend')})
 
 
 def render(

@@ -87,7 +87,7 @@ def largest_losses(work, count=3):
         work()
     spent = Counter()
     for event in seen.key_averages():
-        product = any(word in event.key for word in ('conv', 'mm', 'linear', 'attention'))
+        product = any(word in event.key.lower() for word in ('conv', 'mm', 'linear', 'attention'))
         spent['products' if product else event.key] += event.self_cpu_time_total
     whole = sum(spent.values())
     del spent['products']

@@ -28,11 +28,11 @@ def silent(z, t, label=None):
     return z
 
 
-def scalar_ddim(shape, generator, c=0.25):
+def scalar_ddim(shape, generator, c=0.25, steps=STEPS):
     "The sampler as one writes it for one time: floats for the coefficients, the same noise."
     z = torch.randn(shape, generator=generator)
-    for i in range(STEPS):
-        t, s = 1 - i / STEPS, 1 - (i + 1) / STEPS
+    for i in range(steps):
+        t, s = 1 - i / steps, 1 - (i + 1) / steps
         x0, noise = silent(z, t), torch.randn(shape, generator=generator)
         kappa = 1 - c * (1 - (1 - t) * s / ((1 - s) * t))
         z = (

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 from asyncpatch.data import batch_indices, digits, to_uint8
 from asyncpatch.folders import image_folder
 from asyncpatch.laws import asyncpatch
+from asyncpatch.monitoring import start_trackers
 from asyncpatch.run_folders import read_log
 from asyncpatch.training import train
 from asyncpatch.weights import fingerprint, load, load_tensors, save_tensors
@@ -322,6 +324,28 @@ train(sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=i
       batch=16, warmup=2, checkpoint_every=2, accumulate=int(sys.argv[3]), log_every=2,
       progress=False)
 """
+
+
+@pytest.mark.parametrize('told', [None, 'http://elsewhere', 'sqlite:////before/boards/mlflow.db'])
+def test_mlflow_writes_beside_the_run_unless_it_was_told_where_to(told, tmp_path, monkeypatch):
+    "A run before this one in the same process has not told it."
+    said, asked = dict(uri=told), {}
+    library = types.SimpleNamespace(
+        is_tracking_uri_set=lambda: told is not None,
+        get_tracking_uri=lambda: said['uri'] or 'sqlite:///mlflow.db',
+        set_tracking_uri=lambda uri: said.update(uri=uri),
+    )
+    monkeypatch.setitem(sys.modules, 'mlflow', library)
+    here = types.SimpleNamespace(
+        log_with=['mlflow'],
+        init_trackers=lambda name, config, init_kwargs: asked.update(init_kwargs['mlflow']),
+    )
+    start_trackers(here, tmp_path / 'run', {})
+    ours = told != 'http://elsewhere'
+    boards = tmp_path.resolve() / 'run/boards'
+    assert said['uri'] == (f'sqlite:///{boards}/mlflow.db' if ours else told)
+    assert asked.get('logging_dir') == (boards.as_uri() if ours else None)
+    assert boards.is_dir() == ours and asked['run_name'] == 'run'
 
 
 def launch(folder, processes, accumulate=1, steps=6):

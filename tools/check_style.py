@@ -5,7 +5,8 @@
     python tools/check_style.py --list     every place; `--list FILE` for those of one file
 
 Counted are lines over 100 columns (formulas and addresses pass), cells over 25 lines without their
-imports, docstrings and arguments, modules over 500 lines, bare `Callable` in public signatures,
+imports, docstrings and arguments, modules over 500 lines, result pages that show over 220 lines of code
+(folded and hidden cells pass), pages over 60 cells, bare `Callable` in public signatures,
 private names of the package used outside their module, files that `ruff format` would change, and
 names that are unused, undefined or defined twice (ruff's F). `tools/style_exceptions.json` says how
 many of each a file may have; it only shrinks.
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXCEPTIONS = ROOT / 'tools/style_exceptions.json'
 COLUMNS, CELL, MODULE = 100, 25, 500
+PAGE, CELLS = 220, 60
 PYTHON = ('tests', 'tools', 'benchmarks')
 
 
@@ -49,7 +51,7 @@ def parsed(source):
 
 
 def length_of_cell(source):
-    "Lines of a cell without blank ones, directives, docstrings, imports and the arguments in signatures."
+    "Lines of a cell without blank ones, directives, docstrings, imports and arguments."
     lines = {
         i
         for i, line in enumerate(source.splitlines(), 1)
@@ -110,8 +112,27 @@ def cells_of(path):
             yield ''.join(cell['source'])
 
 
+def shown_lines(source):
+    "Lines of code that a reader of the page sees: none of a folded or hidden cell."
+    if re.search(r'^#\|\s*(code-fold:\s*true|hide)\b', source, re.M):
+        return 0
+    lines = source.splitlines()
+    return sum(bool(line.strip()) and not line.startswith('#|') for line in lines)
+
+
+def places_of_page(path):
+    "What a page has too much of: code that is shown, and cells."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    if (extra := len(cells) - CELLS) > 0:
+        yield from [('cells over 60', 'page', f'{len(cells)} cells')] * extra
+    lines = sum(map(shown_lines, cells_of(path)))
+    if path.parent.name == 'results' and lines > PAGE:
+        yield from [('shown lines over 220', 'page', f'{lines} lines')] * (lines - PAGE)
+
+
 def places_of_notebook(path):
     "Kind, place and words of everything in a notebook."
+    yield from places_of_page(path)
     for number, source in enumerate(cells_of(path), 1):
         where = f'cell {number}'
         for line, words in long_lines(source):

@@ -94,6 +94,8 @@ def ship(name):
     if target.is_file() and images_seen(load_tensors(target)[1]) > images_seen(about):
         print(f'{name}: the one that ships has seen more images and is kept')
         return False
+    if isinstance(inside := getattr(found, 'autoencoder', None), torch.nn.Module):
+        about['autoencoder'] = inside  # its weights go into the file
     save(target, net, torch.float16, **about)
     parameters = sum(value.numel() for value in net.parameters())
     numbers = {'parameters': f'{parameters:,}', 'stored as': 'float16'}
