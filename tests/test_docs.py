@@ -612,7 +612,7 @@ def test_readme_of_a_public_repository_holds_on_pypi(tmp_path):
     (tmp_path / 'settings.ini').write_text(public)
     text = build_readme.readme(tmp_path)
     assert address.WITHIN.search(text) is None and 'src="' not in text and '](#' not in text
-    assert '](https://raw.githubusercontent.com/a/b/main/figures/digits/clocks.gif)' in text
+    assert '](https://raw.githubusercontent.com/a/b/main/figures/fashion/clocks.gif)' in text
     files = re.findall(r'https://(?:github.com|raw.githubusercontent.com)/a/b/([^)]*)', text)
     paths = {re.sub('^(blob/)?main/', '', file).partition('#')[0] for file in files}
     assert len(paths) > 90 and not [path for path in paths if not (ROOT / path).is_file()]
