@@ -98,7 +98,7 @@ def execute(
 
 # %% ../nbs/library/251_reproduction.ipynb #6a851f46
 # scales of the products of a run
-MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'garments', 'fashion', 'textures', 'leaves16']}
+MADE_AT = {'smoke': ['smoke'], 'digits': ['digits', 'garments', 'fashion', 'textures']}
 
 
 def _set_environment(scale, part, out, from_scratch):

@@ -117,7 +117,7 @@ def test_the_weights_that_ship_stay_within_their_budgets():
         return sum(path.stat().st_size for path in found) / 2**20
 
     for most, patterns in (
-        (16, ['digits-*', 'leaves16-*']),
+        (12, ['digits-*', 'leaves16-*']),
         (24, ['leaves-*', 'leaves64-*', 'photos-*']),
         (40, ['*']),
     ):
