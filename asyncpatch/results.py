@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['LAW_NAMES', 'LAW_COLOURS', 'LAW_MARKERS', 'MASK_COLOURS', 'VERDICTS', 'open_axes', 'scale_for', 'stored_images',
            'kept_samples', 'call_bar', 'generation_scores', 'generation_floor', 'mean_sd', 'geometric_ratio',
-           'paired_ratio', 'percentile_interval', 'ratio_in_words', 'Effect', 'decide', 'claim', 'claims_table',
-           'reported', 'printed_table', 'beside_paper']
+           'paired_ratio', 'percentile_interval', 'ratio_in_words', 'Effect', 'mean_effect', 'decide', 'claim',
+           'claims_table', 'reported', 'printed_table', 'beside_paper']
 
 # %% ../nbs/library/244_results.ipynb #208b511d
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -225,6 +226,16 @@ class Effect:
         "Where the interval lies."
         _, low, high = self.on_scale()
         return 'below' if high < 0 else 'above' if low > 0 else 'unclear'
+
+
+def mean_effect(
+    mean_and_error: Sequence[float],  # of a difference
+    level: float = 0.95,  # of the interval
+) -> Effect:  # a difference
+    "A mean with the interval of a normal law."
+    middle, error = mean_and_error
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Effect(middle, middle - half, middle + half, ratio=False)
 
 # %% ../nbs/library/244_results.ipynb #9917a224
 def decide(
