@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import zlib
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -268,12 +268,22 @@ def with_palette(
     return min(out.getvalue(), png, key=len)
 
 
-def default_settings():  # a context
-    "What is drawn inside has matplotlib's own settings, whatever a page has set before."
+@contextmanager
+def default_settings():
+    """What is drawn inside has matplotlib's own settings, whatever a page has set before.
+
+    Those of the backend are left alone: the first figure may be what loads it."""
     if (library := sys.modules.get('matplotlib')) is None:  # then nothing was set
-        return nullcontext()
-    plain = library.rcParamsDefault.items()
-    return library.rc_context({k: v for k, v in plain if not k.startswith('backend')})
+        yield
+        return
+    now, plain = library.rcParams, library.rcParamsDefault
+    looks = [k for k in plain if not k.startswith(('backend', 'interactive', 'toolbar'))]
+    before = {k: now[k] for k in looks if now[k] != plain[k]}
+    now.update({k: plain[k] for k in before})
+    try:
+        yield
+    finally:
+        now.update(before)
 
 
 def render(
