@@ -285,7 +285,7 @@ def default_settings():
     finally:
         now.update(before)
 
-
+# %% ../nbs/library/24_records.ipynb #b0dc07c2
 def render(
     drawing: object,  # a `Table`, a matplotlib figure, or the bytes of a GIF
 ) -> dict:  # suffix and content of each file
