@@ -164,7 +164,13 @@ class Product:
         shipped = self.shipped(record.scale)
         if shipped is None or 'cells' not in record.data or 'cells' not in shipped.data:
             return []
-        rows = agreement(record.data['cells'], shipped.data['cells'])
+        ours, theirs = record.data['cells'], shipped.data['cells']
+        compared = [c for c in ours if c in theirs and min(*ours[c], *theirs[c]) > 0]
+        if left := len(ours) - len(compared):
+            notify(f'{self.name}: {left} numbers, which may be negative, are not compared')
+        if not compared:
+            return []
+        rows = agreement({c: ours[c] for c in compared}, theirs)
         folder = runs_folder(record.scale) / 'agreement'
         write_atomically(folder / f'{self.name}.json', json.dumps(rows, indent=1))
         agree = sum(row['agrees'] for row in rows)
