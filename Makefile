@@ -48,9 +48,11 @@ test: setup ## exported, clean, every notebook run, every law asserted
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
 
+TORTURED = kill kill_products fuzz surroundings
 torture: setup ## hours: kills at 50 instants of each kind, 5,000 damaged files, every mutant
-	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke ASYNCPATCH_TORTURE=50 $(BIN)/python -m pytest -q tests/test_kill.py
-	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke ASYNCPATCH_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	for what in $(TORTURED); do OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke ASYNCPATCH_TORTURE=50 \
+		ASYNCPATCH_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_$$what.py \
+		--junitxml=benchmarks/torture/$$what.xml || exit 1; done
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python tools/mutants.py
 
 oldest: .oldest/.ready ## every test again with the oldest torch that settings.ini admits

@@ -277,9 +277,10 @@ def judge(kind, folder, count, seed):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_damaged_file_gives_a_clear_error_or_a_right_answer(kind, tmp_path):
+def test_a_damaged_file_gives_a_clear_error_or_a_right_answer(kind, tmp_path, record_property):
     count = max(1, FUZZ // len(KINDS)) if FUZZ else 12
     faults = judge(kind, tmp_path, count, seed=FUZZ)
+    record_property('inputs', count)
     assert not faults, f'{len(faults)} of {count}\n' + '\n'.join(faults[:5])
 
 

@@ -94,7 +94,7 @@ def check_clean(folder):
 
 
 @pytest.mark.parametrize('kind', ['SIGKILL', 'SIGINT'])
-def test_killed_at_random_instants(tmp_path, undisturbed, kind):
+def test_killed_at_random_instants(tmp_path, undisturbed, kind, record_property):
     chance, folder, hits = random.Random(kind), tmp_path / 'run', 0
     for _ in range(INSTANTS):
         process = start(folder)
@@ -109,6 +109,7 @@ def test_killed_at_random_instants(tmp_path, undisturbed, kind):
         if (folder / 'weights.safetensors').is_file():  # done before it could be killed: again
             assert fingerprint(load(folder).net) == undisturbed
             folder = tmp_path / f'run-{hits}-{time.monotonic_ns()}'
+    record_property('kills', hits)
     assert hits, 'no run could be killed'
     process = start(folder)
     process.join()
@@ -117,7 +118,7 @@ def test_killed_at_random_instants(tmp_path, undisturbed, kind):
     check_clean(folder)
 
 
-def test_killed_between_any_two_writes(tmp_path, undisturbed, monkeypatch):
+def test_killed_between_any_two_writes(tmp_path, undisturbed, monkeypatch, record_property):
     "A kill can fall between two system calls; here each replacement in turn is the last."
     replace, seen = os.replace, []
 
@@ -142,6 +143,7 @@ def test_killed_between_any_two_writes(tmp_path, undisturbed, monkeypatch):
             check_whole(folder)
             limit += 1
     monkeypatch.undo()
+    record_property('kills', limit)
     assert limit > 3
     whole = train(tmp_path / 'whole', **short)
     assert fingerprint(load(folder).net) == fingerprint(whole.net)
@@ -215,14 +217,16 @@ def start_two(folder):
 
 @pytest.mark.skipif(not TORTURE, reason='part of make torture: set ASYNCPATCH_TORTURE')
 @pytest.mark.parametrize('kind', ['SIGKILL', 'SIGINT'])
-def test_two_processes_killed_at_random_instants(tmp_path, kind):
+def test_two_processes_killed_at_random_instants(tmp_path, kind, record_property):
     began = time.monotonic()
     assert [process.wait() for process in start_two(tmp_path / 'whole')] == [0, 0]
     seconds = time.monotonic() - began
-    chance, folder = random.Random(kind), tmp_path / 'run'
-    for _ in range(TORTURE):
+    chance, folder, kills = random.Random(kind), tmp_path / 'run', 0
+    whole = fingerprint(load(tmp_path / 'whole').net)
+    while kills < TORTURE:
         processes = start_two(folder)
         time.sleep(chance.random() * seconds)
+        kills += any(process.poll() is None for process in processes)
         for process in processes:
             process.send_signal(getattr(signal, kind))
         for process in processes:
@@ -231,7 +235,9 @@ def test_two_processes_killed_at_random_instants(tmp_path, kind):
             except subprocess.TimeoutExpired:
                 process.kill()
         check_whole(folder)
-        if (folder / 'weights.safetensors').is_file():
-            break
+        if (folder / 'weights.safetensors').is_file():  # done before it could be killed: again
+            assert fingerprint(load(folder).net) == whole
+            folder = tmp_path / f'run-{kills}-{time.monotonic_ns()}'
+    record_property('kills', kills)
     assert [process.wait() for process in start_two(folder)] == [0, 0]
-    assert fingerprint(load(folder).net) == fingerprint(load(tmp_path / 'whole').net)
+    assert fingerprint(load(folder).net) == whole

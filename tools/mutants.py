@@ -289,7 +289,7 @@ def run_page(page, name, place):
             source = with_break(source, name, place) or source
         shell.run(source)
         if shell.exc:
-            raise shell.exc[1]
+            raise shell.exc
 
 
 def run_tests(paths):

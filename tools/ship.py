@@ -82,6 +82,11 @@ def images_seen(about):
     return about['steps'] * about['batch']
 
 
+def has_shipped(name):
+    "Whether weights and card of a model lie there; the card comes last."
+    return all((SHIPPED / f'{name}{suffix}').is_file() for suffix in ('.safetensors', '.md'))
+
+
 def ship(name):
     "One model and its card; whether it ships now."
     scale, model, seed = MODELS[name]
@@ -96,6 +101,7 @@ def ship(name):
         return False
     if isinstance(inside := getattr(found, 'autoencoder', None), torch.nn.Module):
         about['autoencoder'] = inside  # its weights go into the file
+    target.with_suffix('.md').unlink(missing_ok=True)  # without a card it has not shipped
     save(target, net, torch.float16, **about)
     parameters = sum(value.numel() for value in net.parameters())
     numbers = {'parameters': f'{parameters:,}', 'stored as': 'float16'}
@@ -128,7 +134,7 @@ def main(argv=None):
     parser.add_argument('models', nargs='*', metavar='MODEL', choices=[[], *MODELS])
     parser.add_argument('--check', action='store_true')
     args = parser.parse_args(argv)
-    new = [name for name in MODELS if not (SHIPPED / f'{name}.safetensors').is_file()]
+    new = [name for name in MODELS if not has_shipped(name)]
     shipped = [ship(name) for name in ([] if args.check else args.models or new)]
     wrong = list(over_budget())
     print('\n'.join(wrong), file=sys.stderr)
