@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Generators', 'Seeds', 'Labels', 'TimeMaps', 'NoiseSchedule', 'Network', 'DenoiserLike', 'TimeLaw', 'Step', 'require',
            'whole', 'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
-           'check_range', 'check_known', 'patches_to_pixels', 'as_labels', 'extra', 'generators', 'as_generators',
-           'randn', 'rand']
+           'check_range', 'check_known', 'patches_to_pixels', 'as_labels', 'extra', 'generator_device', 'generators',
+           'as_generators', 'randn', 'rand', 'permutation']
 
 # %% ../nbs/theory/000_conventions.ipynb #adee1792
 import math
@@ -308,13 +308,27 @@ def extra(
         message = f'this needs {package}, which is not installed: {remedy}'
         raise ModuleNotFoundError(message, name=error.name) from error
 
+# %% ../nbs/theory/000_conventions.ipynb #9d0ce001
+def generator_device(
+    device: str | torch.device,  # where the numbers are wanted
+) -> torch.device:  # there, or the CPU where the device has no generators of its own
+    "Where random numbers for a device are drawn."
+    device = torch.device(device)
+    if device.type in ('xla', 'meta'):
+        return torch.device('cpu')
+    try:
+        return torch.Generator(device).device
+    except RuntimeError:
+        return torch.device('cpu')
+
 # %% ../nbs/theory/000_conventions.ipynb #e5034454
 def generators(
     seeds: Sequence[int],  # one seed per sample
     device: str | torch.device = 'cpu',  # where the samples will be
 ) -> list[torch.Generator]:  # one generator per sample
     "A random stream for each sample, so that seed 7 is the same image alone and in a batch."
-    return [torch.Generator(device).manual_seed(whole(seed, 'seed')) for seed in seeds]
+    place = generator_device(device)
+    return [torch.Generator(place).manual_seed(whole(seed, 'seed')) for seed in seeds]
 
 
 def as_generators(
@@ -346,14 +360,18 @@ def _check_streams(generator, count):
         )
 
 # %% ../nbs/theory/000_conventions.ipynb #b758e06c
-def _draw(function, shape, generator, **where):
-    "Numbers from `function`, by one stream for the batch or by one per sample."
-    if generator is None or isinstance(generator, torch.Generator):
-        return function(shape, generator=generator, **where)
+def _draw(function, shape, generator, device, dtype):
+    "Numbers from `function`, by one stream for the batch or by one per sample, drawn where it is."
+    if generator is None:
+        return function(shape, device=device, dtype=dtype)
+    if isinstance(generator, torch.Generator):
+        drawn = function(shape, generator=generator, device=generator.device, dtype=dtype)
+        return drawn.to(device)
     _check_streams(generator, shape[0])
     if not shape[0]:
-        return function(shape, **where)
-    return torch.stack([function(shape[1:], generator=g, **where) for g in generator])
+        return function(shape, device=device, dtype=dtype)
+    drawn = [function(shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
+    return torch.stack(drawn).to(device)
 
 
 def randn(
@@ -364,8 +382,10 @@ def randn(
 ) -> Tensor:  # standard normal noise of the shape asked for
     """Standard normal noise, drawn per sample where there is a generator per sample.
 
+    A generator of another device draws there, so that one of the CPU gives the same on all of them.
+
     Raises `ValueError` when the number of generators is not the number of samples."""
-    return _draw(torch.randn, shape, generator, device=device, dtype=dtype)
+    return _draw(torch.randn, shape, generator, device, dtype)
 
 
 def rand(
@@ -376,5 +396,16 @@ def rand(
 ) -> Tensor:  # uniform numbers in [0, 1) of the shape asked for
     """Uniform numbers, drawn per sample where there is a generator per sample.
 
+    A generator of another device draws there, so that one of the CPU gives the same on all of them.
+
     Raises `ValueError` when the number of generators is not the number of samples."""
-    return _draw(torch.rand, shape, generator, device=device, dtype=dtype)
+    return _draw(torch.rand, shape, generator, device, dtype)
+
+
+def permutation(
+    n: int,  # things
+    generator: torch.Generator | None = None,  # of any device
+) -> Tensor:  # their places, (n,), int64, on the CPU
+    "A uniformly random order of n things."
+    place = 'cpu' if generator is None else generator.device
+    return torch.randperm(n, generator=generator, device=place).cpu()

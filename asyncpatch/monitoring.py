@@ -20,11 +20,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from PIL import Image
 from torch import Tensor, nn
 
-from .conventions import NoiseSchedule, extra, require
+from .conventions import NoiseSchedule, extra, generator_device, require
 from .data import Images, grid
 from .denoisers import Denoiser
 from .files import write_atomically
-from .objectives import Loss, Objective, Velocity, generator_device, step_generator
+from .objectives import Loss, Objective, Velocity, step_generator
 from .run_folders import explain_failure
 from .samplers import sample
 from .schedules import rectified_flow

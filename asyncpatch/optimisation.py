@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from .conventions import generator_device
 from .monitoring import compute_now, take_rows
-from .objectives import Loss, Objective, generator_device, step_generator
+from .objectives import Loss, Objective, step_generator
 
 # %% ../nbs/library/203_optimisation.ipynb #3f3bb976
 class Average:

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from .adaptive import Uncertainty, ranks
-from .conventions import DenoiserLike, NoiseSchedule, check_count, rand, randn, require
+from asyncpatch.conventions import (
+    DenoiserLike,
+    NoiseSchedule,
+    check_count,
+    permutation,
+    rand,
+    randn,
+    require,
+)
 from .denoisers import schedule_of
 from .joint import corrupt
 from .masks import MASKS
@@ -167,8 +175,7 @@ def draw_exam(
 ) -> Exam:  # one place on the path for each picture
     "Noisy pictures along a use, and what an exact denoiser says of them."
     n, schedule = len(x), schedule_of(oracle, schedule)
-    order = torch.randperm(n, generator=generator)
-    place = use((order + rand((n,), generator)) / n, generator)
+    place = use((permutation(n, generator) + rand((n,), generator)) / n, generator)
     z, _ = corrupt(x, place.t.to(x), generator, schedule)
     t, speed = (part.to(x).expand(n, 1, *x.shape[-2:]) for part in place)
     exact = None if oracle is None else oracle(z, t, label)
@@ -273,12 +280,12 @@ def draw_led_exam(
 ) -> Exam:  # one place on the path of each picture
     "An exam along the paths that a rule takes."
     n, schedule = len(x), schedule_of(oracle)
-    place = (torch.randperm(n, generator=generator) + rand((n,), generator)) / n * steps
-    t, z = torch.ones(n, 1, *x.shape[-2:]).to(x), randn(x.shape, generator, dtype=x.dtype)
+    place = (permutation(n, generator) + rand((n,), generator)) / n * steps
+    t, z = torch.ones(n, 1, *x.shape[-2:]).to(x), randn(x.shape, generator, x.device, x.dtype)
     asked, times, speed = z.clone(), t.clone(), torch.zeros_like(t)
 
     def fall(rows, s):
-        noise = randn(x[rows].shape, generator, dtype=x.dtype)
+        noise = randn(x[rows].shape, generator, x.device, x.dtype)
         return ddim_update(z[rows], x[rows], t[rows], s, noise, 1.0, schedule)
 
     for step in range(steps):

@@ -12,7 +12,14 @@ import math
 import torch
 from torch import Tensor
 
-from .conventions import check_count, check_share, check_times, patches_to_pixels, require
+from asyncpatch.conventions import (
+    check_count,
+    check_share,
+    check_times,
+    patches_to_pixels,
+    permutation,
+    require,
+)
 
 # %% ../nbs/library/12_spatial.ipynb #e8b56418
 def time_grid(
@@ -136,7 +143,7 @@ def random_order(
 ) -> Tensor:  # group of each pixel, (height, width), int64
     "A uniformly random order of the patches."
     rows, columns = _patches(height, width, patch)
-    rank = torch.randperm(rows * columns, generator=generator).view(rows, columns)
+    rank = permutation(rows * columns, generator).view(rows, columns)
     return _spread(rank, height, width, patch)
 
 # %% ../nbs/library/12_spatial.ipynb #3edd61eb
