@@ -15,6 +15,7 @@ from functools import cache, partial
 from itertools import pairwise
 
 import torch
+from .quality_features import fashion_features, leaves_features
 from torch import Tensor, nn
 
 from . import spatial
@@ -29,14 +30,7 @@ from asyncpatch.distances import (
     set_spread,
 )
 from .fashion import fashion_stock
-from asyncpatch.features import (
-    accuracy,
-    digits_features,
-    embed,
-    fashion_features,
-    leaves_features,
-    paired_feature_distance,
-)
+from .features import accuracy, digits_features, embed, paired_feature_distance
 from .inpainting import repaint_schedule
 from .leaves import leaves
 from .masks import MASKS
