@@ -23,7 +23,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conventions import check_images, require
+from .conventions import check_images, extra, require
 from .data import batches, digits
 from .distances import Metric, check_pair, check_pictures, check_region, region_mean
 from .files import write_atomically
@@ -329,7 +329,8 @@ def draw_responses(
     strengths: dict[str, Sequence[float]],  # of each kind
 ):  # a matplotlib figure
     "Distances in units of the first, a panel for each kind, a curve for each (metric, features)."
-    import matplotlib.pyplot as plt
+    with extra('plots'):
+        import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.8), dpi=80, layout='constrained', sharey=True)
     for ax, (kind, curves) in zip(axes, response.items()):
