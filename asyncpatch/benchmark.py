@@ -15,7 +15,6 @@ from functools import cache, partial
 from itertools import pairwise
 
 import torch
-from .quality_features import fashion_features, leaves_features
 from torch import Tensor, nn
 
 from . import spatial
@@ -36,6 +35,7 @@ from .leaves import leaves
 from .masks import MASKS
 from .methods import METHODS
 from .published import published_distances, published_lpips
+from .quality_features import fashion_features, leaves_features
 from .recipes import recipe
 from asyncpatch.results import (
     LAW_NAMES,
