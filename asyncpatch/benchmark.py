@@ -29,19 +29,13 @@ from asyncpatch.distances import (
     set_spread,
 )
 from .fashion import fashion_stock
-from asyncpatch.features import (
-    accuracy,
-    digits_features,
-    embed,
-    fashion_features,
-    leaves_features,
-    paired_feature_distance,
-)
+from .features import accuracy, digits_features, embed, paired_feature_distance
 from .inpainting import repaint_schedule
 from .leaves import leaves
 from .masks import MASKS
 from .methods import METHODS
 from .published import published_distances, published_lpips
+from .quality_features import fashion_features, leaves_features
 from .recipes import recipe
 from asyncpatch.results import (
     LAW_NAMES,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .conventions import Generators, TimeLaw, rand, randn
-from .masks import perlin_mask
+from .holes import perlin_mask
 
 # %% ../nbs/library/11_laws.ipynb #71325f7e
 T_MIN, T_MAX = 1e-4, 1 - 1e-4

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from asyncpatch import features
+from asyncpatch import features, quality_features
 from asyncpatch.leaves import leaves
 
 LOADED = {
     'digits': (features.digits_features, (1, 8, 8)),
-    'fashion': (features.fashion_features, (1, 28, 28)),
-    'leaves': (features.leaves_features, (3, 16, 16)),
+    'fashion': (quality_features.fashion_features, (1, 28, 28)),
+    'leaves': (quality_features.leaves_features, (3, 16, 16)),
 }
 
 
@@ -99,7 +99,7 @@ def test_a_file_says_what_it_holds_and_comes_back(tmp_path):
 
 def test_degrading_leaves_half_alone_and_does_what_it_says():
     x = leaves(16, 'held_out')[torch.arange(200)].x
-    spoilt, strength = features.degrade(x, seeded(4))
+    spoilt, strength = quality_features.degrade(x, seeded(4))
     clean = (strength == 0).all(1)
     assert torch.equal(spoilt[clean], x[clean]) and 20 < clean.sum() < 80
     noise_only = (strength[:, 0] == 0) & (strength[:, 1] > 0)
