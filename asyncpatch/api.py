@@ -442,8 +442,7 @@ def _for_method(model, method):
         return model
     model = _ready(model, condition=method == 'supervised')
     told = fact(fact(model, 'net', model), 'condition', None)
-    shown = told is None or isinstance(told, int) and told > 0  # an oracle's is a method
-    right = method != 'supervised' or shown
+    right = method != 'supervised' or told is None or isinstance(told, int) and told > 0
     wanted = "be one that was trained to inpaint, for method 'supervised'"
     require(right, 'model', wanted, 'a model that draws images by itself')
     return model
