@@ -8,7 +8,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from asyncpatch import distances, features, pixel_errors, sampling_error
+from asyncpatch import distances, features, pixel_errors
 
 
 def seeded(seed):
