@@ -21,19 +21,14 @@ from . import spatial
 from .conventions import generators
 from .data import Images, digits
 from .denoisers import CountCalls, Denoiser
-from asyncpatch.distances import (
-    frechet_distance,
-    kernel_distance,
-    mean_error,
-    nearest_distance,
-    set_spread,
-)
+from .distances import frechet_distance, kernel_distance
 from .fashion import fashion_stock
 from .features import accuracy, digits_features, embed, paired_feature_distance
 from .inpainting import repaint_schedule
 from .leaves import leaves
 from .masks import MASKS
 from .methods import METHODS
+from .pixel_errors import mean_error, nearest_distance
 from .published import published_distances, published_lpips
 from .quality_features import fashion_features, leaves_features
 from .recipes import recipe
@@ -45,6 +40,7 @@ from asyncpatch.results import (
     kept_samples,
 )
 from .samplers import sample
+from .sampling_error import set_spread
 from .zoo import models
 
 # %% ../nbs/library/2440_benchmark.ipynb #24c91ef1

@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from .conventions import check_images, extra, require
 from .data import batches, digits
-from .distances import Metric, check_pair, check_pictures, check_region, region_mean
+from .distances import Metric
 from .files import write_atomically
+from .pixel_errors import check_pair, check_pictures, check_region, region_mean
 
 # %% ../nbs/library/190_features.ipynb #95202f8f
 Features = Callable[[Tensor], Tensor]  # images (B, C, H, W) to features (B, D)

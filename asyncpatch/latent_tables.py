@@ -17,13 +17,14 @@ from .autoencoder import Autoencoder, Latents, codebook_health
 from .benchmark import enlarged
 from .conventions import extra, generators
 from .data import Images
-from .distances import frechet_distance, kernel_distance, mean_error, psnr, ssim
+from .distances import frechet_distance, kernel_distance
 from .fashion import fashion
 from .features import accuracy, embed, paired_feature_distance
 from .inpainting import native
 from .masks import MASKS, latent_known
 from .method_tables import FEATURES, HELD_OUT
 from .methods import in_latents
+from .pixel_errors import mean_error, psnr, ssim
 from .published import published_distances, published_lpips
 from .recipes import AUTOENCODER_RECIPES, recipe
 from .records import current_part

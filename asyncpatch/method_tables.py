@@ -20,10 +20,10 @@ from tqdm import tqdm
 from .benchmark import FEATURES, HELD_OUT, enlarged
 from .conventions import generators
 from .denoisers import Denoiser
-from .distances import mean_error
 from .features import embed, paired_feature_distance
 from .masks import MASKS, latent_known
 from .methods import METHODS, in_latents, measure
+from .pixel_errors import mean_error
 from .published import published_distances, published_lpips
 from .recipes import AUTOENCODER_RECIPES, recipe
 from .records import config_hash, runs_folder

@@ -24,16 +24,9 @@ from torch.nn import functional as F
 
 from .conventions import extra, require
 from .data import to_uint8
-from asyncpatch.distances import (
-    check_pair,
-    check_pictures,
-    check_region,
-    frechet_distance,
-    kernel_distance,
-    region_mean,
-    sliced_wasserstein,
-)
+from .distances import frechet_distance, kernel_distance, sliced_wasserstein
 from .features import embed
+from .pixel_errors import check_pair, check_pictures, check_region, region_mean
 from .weights import load_tensors, save_tensors
 
 # %% ../nbs/library/191_published.ipynb #75b01e62

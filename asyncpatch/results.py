@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from .conventions import extra
 from .data import Images
-from .distances import frechet_distance, kernel_distance, match_classes
+from .distances import frechet_distance, kernel_distance
 from .features import accuracy, embed
 from .records import Record, Table, checkout, config_hash, current_scale, runs_folder
+from .sampling_error import match_classes
 from .weights import fingerprint, load_tensors, save_tensors
 
 # %% ../nbs/library/244_results.ipynb #bf53bde3

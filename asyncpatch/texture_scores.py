@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .conventions import check_count, check_images, check_known, require
-from .distances import region_mean, transport_cost
+from .distances import transport_cost
+from .pixel_errors import region_mean
 
 # %% ../nbs/library/192_texture_scores.ipynb #294e7c39
 def _textures(x, exemplar):

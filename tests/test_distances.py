@@ -8,7 +8,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from asyncpatch import distances, features
+from asyncpatch import distances, features, pixel_errors
 
 
 def seeded(seed):
@@ -68,10 +68,10 @@ def test_psnr_and_ssim_of_random_images_agree_with_scikit_image(channels, size):
     for i in range(5):
         pair = x[i].numpy(), y[i].numpy()
         expected = metrics.peak_signal_noise_ratio(*pair, data_range=2)
-        assert distances.psnr(x, y)[i].item() == pytest.approx(expected, rel=1e-9)
+        assert pixel_errors.psnr(x, y)[i].item() == pytest.approx(expected, rel=1e-9)
         options = dict(win_size=7, data_range=2, use_sample_covariance=False, channel_axis=0)
         expected = metrics.structural_similarity(*pair, **options)
-        assert distances.ssim(x, y)[i].item() == pytest.approx(expected, rel=1e-9)
+        assert pixel_errors.ssim(x, y)[i].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_psnr_of_random_images_agrees_with_torchmetrics():
@@ -80,9 +80,9 @@ def test_psnr_of_random_images_agrees_with_torchmetrics():
     options = dict(data_range=2.0, reduction='none', dim=(1, 2, 3))
     expected = functional.peak_signal_noise_ratio(x, y, **options)
     torch.testing.assert_close(
-        distances.psnr(x, y), expected, rtol=1e-6, atol=0
+        pixel_errors.psnr(x, y), expected, rtol=1e-6, atol=0
     )  # theirs is single
-    assert not torch.allclose(distances.psnr(x, y), expected + 0.01)
+    assert not torch.allclose(pixel_errors.psnr(x, y), expected + 0.01)
 
 
 def test_ssim_of_random_images_agrees_with_torchmetrics():
@@ -93,17 +93,17 @@ def test_ssim_of_random_images_agrees_with_torchmetrics():
     options = dict(data_range=2.0, reduction='none', gaussian_kernel=False, kernel_size=7)
     expected = functional.structural_similarity_index_measure(x, y, **options)
     mirrored = (torch.nn.functional.pad(v, (3, 3, 3, 3), mode='reflect') for v in (x, y))
-    torch.testing.assert_close(distances.ssim(*mirrored), expected, rtol=1e-6, atol=0)
-    assert not torch.allclose(distances.ssim(x, y), expected, rtol=1e-3)
+    torch.testing.assert_close(pixel_errors.ssim(*mirrored), expected, rtol=1e-6, atol=0)
+    assert not torch.allclose(pixel_errors.ssim(x, y), expected, rtol=1e-3)
 
 
 # what is refused
 
 PAIRED = {
-    'error': distances.mean_error,
-    'psnr': distances.psnr,
-    'ssim': distances.ssim,
-    'nearest': distances.nearest_distance,
+    'error': pixel_errors.mean_error,
+    'psnr': pixel_errors.psnr,
+    'ssim': pixel_errors.ssim,
+    'nearest': pixel_errors.nearest_distance,
     'features': lambda x, y: features.paired_feature_distance(
         features.digits_features().layers, x, y
     ),
@@ -143,9 +143,9 @@ def test_the_range_of_images_is_checked(name):
 
 def test_sums_of_many_pixels_do_not_overflow_in_half_precision():
     x = torch.zeros(1, 3, 256, 256, dtype=torch.float16)
-    assert distances.mean_error(x, x + 1).item() == 1
+    assert pixel_errors.mean_error(x, x + 1).item() == 1
     everywhere = torch.ones(1, 1, 256, 256, dtype=torch.bool)
-    assert distances.psnr(x, x + 1, everywhere).item() == pytest.approx(10 * math.log10(4))
+    assert pixel_errors.psnr(x, x + 1, everywhere).item() == pytest.approx(10 * math.log10(4))
 
 
 def test_too_few_samples_for_a_covariance():
@@ -163,9 +163,9 @@ def test_too_few_samples_for_a_covariance():
 @pytest.mark.parametrize(
     'measure',
     [
-        distances.mean_error,
-        distances.psnr,
-        lambda x, y, where=None: distances.ssim(x, y, where=where),
+        pixel_errors.mean_error,
+        pixel_errors.psnr,
+        lambda x, y, where=None: pixel_errors.ssim(x, y, where=where),
         lambda x, y, where=None: features.paired_feature_distance(
             features.digits_features().layers, x, y, where
         ),

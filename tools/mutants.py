@@ -42,8 +42,8 @@ MODULES = dict(
     schedules=16, denoisers=8, joint=16, lowrank=20, paths=16, density=8, elbo=20, fluxes=8,
     holes=8, masks=8, laws=14, rival_laws=16, law_facts=12, spatial=14, samplers=20, moments=6,
     windows=6, guidance=12, tables=10, objectives=14, inpainting=14, inverse_problems=16,
-    exact_comparison=8, adaptive=10, texture=8, distances=16, proper_scores=14, results=12,
-    budgets=6,
+    exact_comparison=8, adaptive=10, texture=8, distances=10, pixel_errors=4, sampling_error=4,
+    proper_scores=14, results=12, budgets=6,
 )  # fmt: skip
 SLOW = ('wheel', 'cli', 'kill', 'docs', 'style', 'package', 'gpu_bench', 'dispatch', 'zoo', 'fuzz')
 PREFIXES_LEFT_OUT = ('check', '_check', 'draw_', '_draw', '__repr__', '__str__', 'open_axes')
