@@ -69,7 +69,7 @@ def test_the_prior_is_the_divergence_of_two_normal_laws():
 
 
 def test_the_price_of_a_level_is_the_mean_logarithm_of_its_probability():
-    "Two levels at distance d: E softplus(-(d / 2 s)(d / s + 2 e)) over normal e, s = sigma / alpha."
+    "Two levels at distance d: E log(1 + exp(-d^2 / 2s^2 - d e / s)), e normal, s = sigma / alpha."
     eps, levels, n = 0.45, torch.tensor([-1.0, 1.0], dtype=torch.float64), 20_000
     ratio = eps / (1 - eps) / 2
 
