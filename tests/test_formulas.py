@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from scipy import integrate, special
+from scipy import integrate, special, stats
 
 from asyncpatch.elbo import Bound, bits_per_dimension, categorical_nats, nll_bound, prior_nats
 from asyncpatch.fluxes import asyncpatch_weights
@@ -16,7 +16,13 @@ from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.paths import hazards, log_environment, smallest_shape
-from asyncpatch.rival_laws import pixel_density, td_paint_strokes
+from asyncpatch.rival_laws import (
+    mean_beta,
+    pixel_density,
+    td_paint,
+    td_paint_cells,
+    td_paint_strokes,
+)
 from asyncpatch.weights import load, save
 from asyncpatch.windows import Windowed
 
@@ -170,6 +176,34 @@ def test_every_image_has_brush_strokes_of_its_own():
     t = td_paint_strokes(6, 32, 32, draws(), share=1.0)
     shapes = {tuple((one == one.min()).flatten().tolist()) for one in t}
     assert len(shapes) == 6
+
+
+@pytest.mark.parametrize('law', [td_paint, partial(td_paint_cells, share=0.0)])
+def test_a_uniform_number_of_patches_is_clean(law):
+    "Of sixteen patches none to fifteen, each with the same probability."
+    n = 1_600
+    t = law(n, 8, 8, draws(), scales=[2], weights=[1], t_min=0.0, t_max=1.0)
+    clean = (t[:, 0, ::2, ::2] == 0).flatten(1).sum(1)
+    count = torch.bincount(clean, minlength=16).double()
+    squares = ((count - n / 16) ** 2 / (n / 16)).sum().item()
+    assert len(count) == 16 and squares < stats.chi2(15).isf(1e-5)
+
+
+@pytest.mark.parametrize('law, also', [(td_paint, 1), (partial(td_paint_cells, share=0.0), 0)])
+def test_the_whole_image_is_one_patch_eight_times_as_often(law, also):
+    "As each smaller side; and where one time serves all, no patch of the smaller ones may be clean."
+    n, cells = 1_000, (64, 16, 4)
+    t = law(n, 8, 8, draws(), t_min=0.0, t_max=1.0).flatten(1)
+    found = (t == t[:, :1]).all(1).double().mean().item()
+    wanted = (8 + also * sum(1 / c for c in cells)) / (8 + len(cells))
+    assert abs(found - wanted) < 4.5 * math.sqrt(wanted * (1 - wanted) / n)
+
+
+def test_the_mean_of_an_image_is_uniform():
+    "Of mean_beta, where the side divides the image: it is split exactly."
+    n = 4_000
+    means = mean_beta(n, 8, 8, draws(), side=4, t_min=0.0, t_max=1.0).mean((1, 2, 3))
+    assert stats.kstest(means.numpy(), 'uniform').pvalue > 1e-5
 
 
 # -- oracles and windows ---------------------------------------------------------------------------
