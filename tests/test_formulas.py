@@ -191,7 +191,7 @@ def test_a_uniform_number_of_patches_is_clean(law):
 
 @pytest.mark.parametrize('law, also', [(td_paint, 1), (partial(td_paint_cells, share=0.0), 0)])
 def test_the_whole_image_is_one_patch_eight_times_as_often(law, also):
-    "As each smaller side; and where one time serves all, no patch of the smaller ones may be clean."
+    "As each smaller side; where one time serves all, a smaller one may also have nothing clean."
     n, cells = 1_000, (64, 16, 4)
     t = law(n, 8, 8, draws(), t_min=0.0, t_max=1.0).flatten(1)
     found = (t == t[:, :1]).all(1).double().mean().item()
