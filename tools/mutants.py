@@ -45,7 +45,10 @@ MODULES = dict(
     exact_comparison=8, adaptive=10, texture=8, distances=10, pixel_errors=4, sampling_error=4,
     proper_scores=14, results=12, budgets=6,
 )  # fmt: skip
-SLOW = ('wheel', 'cli', 'kill', 'docs', 'style', 'package', 'gpu_bench', 'dispatch', 'zoo', 'fuzz')
+SLOW = (
+    'wheel', 'cli', 'kill', 'kill_products', 'docs', 'style', 'package', 'gpu_bench', 'dispatch',
+    'zoo', 'fuzz', 'playground', 'site', 'jupyter', 'surroundings', 'pretended_device',
+)  # fmt: skip
 PREFIXES_LEFT_OUT = ('check', '_check', 'draw_', '_draw', '__repr__', '__str__', 'open_axes')
 SECONDS, PATIENCE = 150, 3600  # of computing for a stage, and on the clock
 BINARY = {
@@ -273,7 +276,8 @@ def tests_of(module):
         for path in sorted((ROOT / 'tests').glob('test_*.py'))
         if path != own and path.stem[5:] not in SLOW and named.search(path.read_text())
     ]
-    return ([own] if own.is_file() else []) + others
+    first = [path for path in (own, ROOT / 'tests/test_formulas.py') if path.is_file()]
+    return first + [path for path in others if path not in first]
 
 
 def run_page(page, name, place):
