@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .conventions import DenoiserLike
-from asyncpatch.elbo import (
+from asyncpatch.elbo_estimator import (
     Estimate,
     TimeRule,
     bits_per_dimension,

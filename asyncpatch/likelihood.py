@@ -16,7 +16,8 @@ from torch import Tensor
 from .conventions import DenoiserLike, patches_to_pixels
 from .data import digits
 from .denoisers import Denoiser
-from .elbo import bits_per_dimension, dequantise, nll_bound, path_bound, path_times
+from .elbo import path_bound
+from .elbo_estimator import bits_per_dimension, dequantise, nll_bound, path_times
 from .fluxes import asyncpatch_times, ordered_times, synchronous_times
 from .joint import Gaussian
 from .unet import UNet

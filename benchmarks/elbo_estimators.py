@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from asyncpatch.density import log_flux
-from asyncpatch.elbo import bits_per_dimension, nll_bound, path_times
+from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound, path_times
 from asyncpatch.fluxes import asyncpatch_times, ordered_times, synchronous_times
 from asyncpatch.joint import smooth_gaussian
 from asyncpatch.paths import token_times

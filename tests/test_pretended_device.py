@@ -19,7 +19,7 @@ from torch.utils import backend_registration
 import asyncpatch
 from asyncpatch.adaptive import Accelerated, DualLoop, look_ahead_step, posterior_variance
 from asyncpatch.data import digits
-from asyncpatch.elbo import nll_bound
+from asyncpatch.elbo_estimator import nll_bound
 from asyncpatch.guidance import ClassGuidance, InputGuidance
 from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.methods import METHODS
