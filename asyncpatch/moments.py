@@ -30,7 +30,7 @@ class Impulses(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not torch.randn:
             return func(*args, **(kwargs or {}))
-        options = {name: value for name, value in kwargs.items() if name != 'generator'}
+        options = {name: value for name, value in (kwargs or {}).items() if name != 'generator'}
         noise = torch.zeros(*args, **options)
         places = noise[0].numel()
         number = self.silent + self.drawn + torch.arange(places, device=noise.device)

@@ -13,9 +13,11 @@ from scipy import integrate, special, stats
 from asyncpatch.elbo import Bound, categorical_nats, prior_nats
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound
 from asyncpatch.fluxes import asyncpatch_weights
+from asyncpatch.holes import brush_radius
 from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
 from asyncpatch.lowrank import LowRankMixture
+from asyncpatch.moments import Impulses
 from asyncpatch.paths import hazards, log_environment, smallest_shape
 from asyncpatch.rival_laws import (
     mean_beta,
@@ -24,6 +26,7 @@ from asyncpatch.rival_laws import (
     td_paint_cells,
     td_paint_strokes,
 )
+from asyncpatch.spatial import hold, inpainting, outpainting, time_grid
 from asyncpatch.weights import load, save
 from asyncpatch.windows import Windowed
 
@@ -271,3 +274,35 @@ def test_windows_of_any_size_leave_an_answer_without_neighbours_as_it_is(size, s
     z = torch.randn(1, 1, 4, 5, generator=draws())
     alone = Windowed(lambda z, t, label=None: 3 * z, size, stride)
     torch.testing.assert_close(alone(z, torch.full((1, 1, 4, 5), 0.5)), 3 * z)
+
+
+# -- maps of times, holes, impulses ----------------------------------------------------------------
+
+
+def test_what_is_no_map_is_refused():
+    known = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    maps = inpainting(known, 3)
+    with pytest.raises(ValueError, match='points must never rise'):
+        inpainting(known, torch.tensor([1.0, 0.2, 0.5, 0.0]))
+    with pytest.raises(ValueError, match='start and end must be times'):
+        time_grid(5, start=1.5)
+    for wrong in (known[:, 0], known.expand(1, 3, 4, 4)):
+        with pytest.raises(ValueError, match='known must have shape'):
+            hold(maps, wrong)
+
+
+def test_a_window_may_lie_in_a_corner():
+    maps = outpainting(4, 6, (0, 0, 2, 3), 3)
+    assert (maps[1, 0, 0] == 0).nonzero().tolist() == [[i, j] for i in (0, 1) for j in (0, 1, 2)]
+
+
+def test_a_brush_of_opencv_covers_half_its_width_rounded_up_and_a_quarter():
+    widths = torch.tensor([1, 2, 5, 9, 10])
+    assert brush_radius(widths).tolist() == [1.25, 1.25, 3.25, 5.25, 5.25]
+
+
+def test_impulses_go_to_one_sample_each_in_the_order_of_the_numbers_drawn():
+    with Impulses(1):
+        first, second = torch.randn(7, 1, 2, 2), torch.randn(7, 2)
+    wanted = torch.cat([torch.zeros(1, 6), torch.eye(6)])
+    assert torch.equal(torch.cat([first.flatten(1), second], 1), wanted)
