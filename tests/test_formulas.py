@@ -16,7 +16,8 @@ from asyncpatch.fluxes import asyncpatch_weights
 from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
 from asyncpatch.lowrank import LowRankMixture
-from asyncpatch.paths import hazards, log_environment, smallest_shape
+from asyncpatch.paths import hazards
+from asyncpatch.walks import log_environment, smallest_shape
 from asyncpatch.rival_laws import (
     mean_beta,
     pixel_density,
