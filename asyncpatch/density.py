@@ -11,15 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from asyncpatch.paths import (
-    check_eps,
-    check_positive_tensor,
-    hazards,
-    sample_environment,
-    smallest_shape,
-    token_times,
-    transition_probabilities,
-)
+from .paths import hazards, token_times, transition_probabilities
+from .walks import check_eps, check_positive_tensor, sample_environment, smallest_shape
 
 # %% ../nbs/theory/03_density.ipynb #c0071434
 def _log_ray(h, shape):

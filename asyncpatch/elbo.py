@@ -24,7 +24,8 @@ from asyncpatch.conventions import (
 from .denoisers import fact, schedule_of
 from .density import log_flux
 from .joint import corrupt
-from .paths import check_eps, token_times
+from .paths import token_times
+from .walks import check_eps
 from .schedules import elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/04_elbo.ipynb #1ec2581f

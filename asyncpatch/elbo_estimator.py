@@ -25,7 +25,8 @@ from asyncpatch.conventions import (
 from .denoisers import fact, schedule_of
 from .elbo import Bound, categorical_nats, prior_nats, reconstruction_nats
 from .joint import corrupt
-from .paths import check_eps, hazards, log_environment, token_times
+from .paths import hazards, token_times
+from .walks import check_eps, log_environment
 from .schedules import elbo_weight, log_snr, rectified_flow
 
 # %% ../nbs/theory/041_elbo_estimator.ipynb #2bf109fe

@@ -22,7 +22,7 @@ from asyncpatch.elbo_estimator import (
     path_times,
     stratified,
 )
-from .paths import check_eps
+from .walks import check_eps
 
 # %% ../nbs/theory/05_fluxes.ipynb #097896c8
 def synchronous_times(

@@ -37,7 +37,7 @@ from asyncpatch import spatial
 from asyncpatch.denoisers import Denoiser
 from asyncpatch.garments import garments
 from asyncpatch.laws import asyncpatch
-from asyncpatch.paths import sample_environment, walk
+from asyncpatch.walks import sample_environment, walk
 from asyncpatch.rival_laws import LAWS
 from asyncpatch.samplers import sample
 from asyncpatch.unet import UNet

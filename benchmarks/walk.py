@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from asyncpatch.paths import sample_environment, walk
+from asyncpatch.walks import sample_environment, walk
 
 LONGEST = 20_000
 

@@ -18,7 +18,7 @@ from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.moments import Impulses
-from asyncpatch.paths import hazards, log_environment, smallest_shape
+from asyncpatch.paths import hazards
 from asyncpatch.rival_laws import (
     mean_beta,
     pixel_density,
@@ -27,6 +27,7 @@ from asyncpatch.rival_laws import (
     td_paint_strokes,
 )
 from asyncpatch.spatial import hold, inpainting, outpainting, time_grid
+from asyncpatch.walks import log_environment, smallest_shape
 from asyncpatch.weights import load, save
 from asyncpatch.windows import Windowed
 
