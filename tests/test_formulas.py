@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 
 from asyncpatch.elbo import Bound, categorical_nats, prior_nats
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound
-from asyncpatch.fluxes import asyncpatch_weights
+from asyncpatch.asyncpatch_bound import asyncpatch_weights
 from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
 from asyncpatch.lowrank import LowRankMixture
