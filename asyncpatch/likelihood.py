@@ -18,7 +18,8 @@ from .data import digits
 from .denoisers import Denoiser
 from .elbo import path_bound
 from .elbo_estimator import bits_per_dimension, dequantise, nll_bound, path_times
-from .fluxes import asyncpatch_times, ordered_times, synchronous_times
+from .asyncpatch_bound import asyncpatch_times
+from .fluxes import ordered_times, synchronous_times
 from .joint import Gaussian
 from .unet import UNet
 

@@ -17,7 +17,8 @@ import torch
 
 from asyncpatch.density import log_flux
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound, path_times
-from asyncpatch.fluxes import asyncpatch_times, ordered_times, synchronous_times
+from asyncpatch.asyncpatch_bound import asyncpatch_times
+from asyncpatch.fluxes import ordered_times, synchronous_times
 from asyncpatch.joint import smooth_gaussian
 from asyncpatch.paths import token_times
 

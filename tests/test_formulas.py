@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import integrate, special, stats
 
+from asyncpatch.asyncpatch_bound import asyncpatch_weights
 from asyncpatch.elbo import Bound, categorical_nats, prior_nats
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound
-from asyncpatch.fluxes import asyncpatch_weights
 from asyncpatch.holes import brush_radius
 from asyncpatch.joint import GaussianMixture
 from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
