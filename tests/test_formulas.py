@@ -183,12 +183,13 @@ def test_every_image_has_brush_strokes_of_its_own():
     assert len(shapes) == 6
 
 
+@pytest.mark.parametrize('side', [1, 2])
 @pytest.mark.parametrize('law', [td_paint, partial(td_paint_cells, share=0.0)])
-def test_a_uniform_number_of_patches_is_clean(law):
+def test_a_uniform_number_of_patches_is_clean(law, side):
     "Of sixteen patches none to fifteen, each with the same probability."
-    n = 1_600
-    t = law(n, 8, 8, draws(), scales=[2], weights=[1], t_min=0.0, t_max=1.0)
-    clean = (t[:, 0, ::2, ::2] == 0).flatten(1).sum(1)
+    n, size = 1_600, 4 * side
+    t = law(n, size, size, draws(), scales=[side], weights=[1], t_min=0.0, t_max=1.0)
+    clean = (t[:, 0, ::side, ::side] == 0).flatten(1).sum(1)
     count = torch.bincount(clean, minlength=16).double()
     squares = ((count - n / 16) ** 2 / (n / 16)).sum().item()
     assert len(count) == 16 and squares < stats.chi2(15).isf(1e-5)
@@ -209,6 +210,8 @@ def test_the_mean_of_an_image_is_uniform():
     n = 4_000
     means = mean_beta(n, 8, 8, draws(), side=4, t_min=0.0, t_max=1.0).mean((1, 2, 3))
     assert stats.kstest(means.numpy(), 'uniform').pvalue > 1e-5
+    spread = means.double().var().item()  # of uniform numbers 1/12, known within sqrt(1/180 n)
+    assert abs(spread - 1 / 12) < 4.5 * math.sqrt(1 / 180 / n)
 
 
 # -- oracles and windows ---------------------------------------------------------------------------
