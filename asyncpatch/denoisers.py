@@ -316,17 +316,32 @@ class Wrapper:
 
     def to(
         self,
-        *args,  # a device or a precision
+        *args,  # a device, a precision, or what else `Module.to` takes
+        **options,
     ) -> 'Wrapper':  # the same, there
         "Move the denoiser inside, and with it the tensors held here (masks keep their dtype)."
-        place = torch.empty(0).to(*args)
+        place = torch.empty(0).to(*args, **options)
         there = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 floating = value.is_floating_point()
-                there.__dict__[name] = value.to(*args) if floating else value.to(place.device)
+                moved = value.to(*args, **options) if floating else value.to(place.device)
+                there.__dict__[name] = moved
         inner = fact(self.denoiser, 'to')
-        there.denoiser = self.denoiser if inner is None else inner(*args)
+        there.denoiser = self.denoiser if inner is None else inner(*args, **options)
+        return there
+
+    def half(self) -> 'Wrapper':  # the same, around a denoiser that computes in float16
+        "The denoiser inside in half precision; what is held here stays as it is."
+        return self._changed_inside('half')
+
+    def eval(self) -> 'Wrapper':  # the same, around a denoiser without dropout
+        "The denoiser inside without dropout and the like, as `Module.eval`."
+        return self._changed_inside('eval')
+
+    def _changed_inside(self, method):
+        there, change = copy.copy(self), fact(self.denoiser, method)
+        there.denoiser = self.denoiser if change is None else change()
         return there
 
 # %% ../nbs/theory/001_denoisers.ipynb #e74a943f

@@ -7,6 +7,8 @@ __all__ = ['Observation', 'observe', 'LowRankMixture']
 
 # %% ../nbs/theory/011_lowrank.ipynb #04fc11d6
 import math
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -273,10 +275,18 @@ class LowRankMixture(_SortedLowRank):
     """Exact answers for a mixture of Gaussians of covariance $AA^\\top+\\operatorname{diag}(d)$.
 
     It has everything that `GaussianMixture` has, at any field of times, and is itself a denoiser;
-    `asyncpatch.weights.save` writes it to a file. Raises `ValueError` for parameters, times, data
-    and labels that do not fit."""
+    `save` writes it to a file. Raises `ValueError` for parameters, times, data and labels that do
+    not fit."""
 
     about: dict = {}  # what its file says of it
+
+    def save(
+        self,
+        path: str | Path,  # destination, `….safetensors`
+        **about: object,  # what else there is to say about it
+    ) -> Path:  # the destination
+        "Write the law to a file that `asyncpatch.load` gives back."
+        return import_module('asyncpatch.weights').save(path, self, **about)
 
     def tensors(self) -> dict[str, Tensor]:  # by name; means in the shape of a sample
         "Everything that a file has to hold."

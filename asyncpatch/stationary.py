@@ -6,7 +6,6 @@
 __all__ = ['parzen', 'measured_spectrum', 'conjugate_gradients', 'StationaryGaussian']
 
 # %% ../nbs/theory/013_stationary.ipynb #bf66f4f1
-import copy
 from collections.abc import Callable
 
 import torch
@@ -21,7 +20,7 @@ from asyncpatch.conventions import (
     randn,
     require,
 )
-from .joint import Gaussian
+from .joint import ExactLaw, Gaussian
 from .schedules import rectified_flow
 
 # %% ../nbs/theory/013_stationary.ipynb #69dda9ad
@@ -111,11 +110,11 @@ def _check_spectrum(spectrum, size):
     require(fits, 'size', f'fit into the torus {tuple(spectrum.shape)}', size)
 
 # %% ../nbs/theory/013_stationary.ipynb #b7775da9
-class _StationaryFacts:
+class _StationaryFacts(ExactLaw):
     "What a denoiser knows."
 
-    prediction, value_range, data, autoencoder = 'x0', None, None, None
     channels, classes = 1, 0
+    _tensors = ('spectrum',)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -149,14 +148,9 @@ class _StationaryParts(_StationaryFacts):
         by_precision = 1e-10 if spectrum.dtype == torch.float64 else 3e-6
         self.tolerance = by_precision if tolerance is None else tolerance
 
-    def _with(self, **changes):
-        there = copy.copy(self)
-        there.__dict__.update(changes)
-        return there
-
-    def to(self, *args):  # a dtype, a device, or what else `Tensor.to` takes
-        "The same law, computing in another precision or place."
-        there = self._with(spectrum=self.spectrum.to(*args))
+    def to(self, *args, **options):  # a dtype, a device, or what else `Tensor.to` takes
+        "The same law, computing in another precision or place. Raises as for every oracle."
+        there = super().to(*args, **options)
         loosened = max(self.tolerance, 3e-6 if there.dtype != torch.float64 else 0)
         return there._with(tolerance=loosened)
 

@@ -136,3 +136,15 @@ def test_labels_that_do_not_exist(label):
     ):
         with pytest.raises(ValueError, match='label must'):
             call()
+
+
+def test_a_precision_in_which_nothing_is_factorised_is_refused():
+    law = mixture()
+    for dtype in (torch.float16, torch.bfloat16, torch.int64):
+        with pytest.raises(TypeError, match=f'dtype must be torch.float32 or .*64, got {dtype}'):
+            law.to(dtype)
+    assert law.half().dtype == torch.float32 and law.eval() is law
+    assert law.half().labels is not None and law.to(dtype=torch.float32).labels is not None
+    z = law.sample(8, torch.Generator().manual_seed(0))
+    t = torch.full((8, 1, 1, 1), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(law.half()(z, t), law(z, t), atol=1e-4, rtol=1e-4)

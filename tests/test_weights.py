@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import nn
 
+import asyncpatch
 from asyncpatch.autoencoder import Autoencoder
 from asyncpatch.denoisers import Denoiser
 from asyncpatch.schedules import SCHEDULES
@@ -23,6 +24,7 @@ from asyncpatch.weights import (
     save,
     save_tensors,
     shipped,
+    unwrapped,
 )
 
 CODER = dict(channels=1, base=4, multipliers=(1, 2), blocks=1, codes=8)
@@ -124,6 +126,44 @@ def test_every_model_that_ships_knows_its_size():
             factor = found.autoencoder.factor if latent else 1
             assert found.size == (side // factor, side // factor), name
         assert found.classes == found.net.classes and found.schedule is not None
+
+
+def tensors_of(model):
+    return model.tensors() if hasattr(model, 'tensors') else dict(unwrapped(model).state_dict())
+
+
+def test_every_model_that_ships_moves_and_is_saved_again(tmp_path):
+    "Networks and oracles alike."
+    for name in shipped():
+        found = load(name)
+        if not hasattr(found, 'save'):  # a head or an autoencoder is a network itself
+            assert isinstance(found, nn.Module), name
+            continue
+        assert found.eval() is found, name
+        assert found.to(device='cpu').dtype == found.to('cpu').dtype == torch.float32, name
+        again = load(found.save(tmp_path / 'again.safetensors', **found.about))
+        numbers, others = tensors_of(found), tensors_of(again)
+        assert type(again) is type(found) and numbers.keys() == others.keys(), name
+        assert all(torch.equal(numbers[key], others[key]) for key in numbers), name
+        facts = ('size', 'channels', 'classes', 'data', 'value_range', 'prediction', 'schedule')
+        assert [getattr(again, fact) for fact in facts] == [getattr(found, fact) for fact in facts]
+
+
+@pytest.mark.parametrize('name', ['digits-asyncpatch-0', 'garments14', 'garments'])
+def test_a_model_in_half_precision_draws_and_fills(name):
+    "The five lines, after `.half()`: finite images, close to those of single precision."
+    exact, rough = load(name), load(name).half()
+    z = torch.randn(4, exact.channels, *exact.size, generator=torch.Generator().manual_seed(0))
+    t = torch.full((4, 1, 1, 1), 0.5)
+    assert (exact(z, t, 3) - rough(z, t, 3)).abs().max() < 0.02
+    answer = rough(z.half(), t.half(), 3)
+    assert answer.dtype == torch.float16 and (exact(z, t, 3) - answer.float()).abs().max() < 0.02
+    images = asyncpatch.sample(rough, n=2, label=3, seed=0, calls=4)
+    assert images.isfinite().all()
+    known = torch.ones(exact.size, dtype=torch.bool)
+    known[2:5, 2:5] = False
+    filled = asyncpatch.inpaint(rough, images[0], known, label=3, seed=0, calls=4)
+    assert filled.isfinite().all() and torch.equal(filled[..., known], images[0][..., known])
 
 
 def test_nothing_is_looked_up_by_the_name_of_own_data(tmp_path):
