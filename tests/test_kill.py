@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from killing import kills_between_writes
 
 from asyncpatch.data import digits
 from asyncpatch.laws import asyncpatch
@@ -118,33 +119,15 @@ def test_killed_at_random_instants(tmp_path, undisturbed, kind, record_property)
     check_clean(folder)
 
 
-def test_killed_between_any_two_writes(tmp_path, undisturbed, monkeypatch, record_property):
+def test_killed_between_any_two_writes(tmp_path, monkeypatch, record_property):
     "A kill can fall between two system calls; here each replacement in turn is the last."
-    replace, seen = os.replace, []
-
-    class Killed(BaseException):
-        pass
-
-    def counting(source, destination):
-        if len(seen) == limit:
-            raise Killed
-        seen.append(destination)
-        replace(source, destination)
-
-    folder, limit = tmp_path / 'run', 0
+    folder, kills = tmp_path / 'run', []
     short = {**SETTINGS, 'steps': 8, 'pictures': 0, 'held_out': None}
-    monkeypatch.setattr(os, 'replace', counting)
-    while True:
-        seen.clear()
-        try:
-            train(folder, **short)
-            break
-        except Killed:
-            check_whole(folder)
-            limit += 1
-    monkeypatch.undo()
-    record_property('kills', limit)
-    assert limit > 3
+    for writes in kills_between_writes(lambda: train(folder, **short), monkeypatch):
+        check_whole(folder)
+        kills.append(writes)
+    record_property('kills', len(kills))
+    assert len(kills) > 3
     whole = train(tmp_path / 'whole', **short)
     assert fingerprint(load(folder).net) == fingerprint(whole.net)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from killing import kills_between_writes
 
 from asyncpatch.data import digits
 from asyncpatch.laws import asyncpatch
@@ -123,32 +124,6 @@ def test_shipping_is_killed(trained, tmp_path, kind, record_property):
     assert kills
     finish(work)
     assert contents(shipped) == contents(whole)
-
-
-class Killed(BaseException):
-    "What stands for a kill between two system calls."
-
-
-def kills_between_writes(work, monkeypatch):
-    "Do it again and again; each replacement of a file in turn is the last. Yields after a kill."
-    replace, limit = os.replace, 0
-    while True:
-        done = []
-
-        def counting(source, destination, done=done, limit=limit):
-            if len(done) == limit:
-                raise Killed
-            done.append(destination)
-            replace(source, destination)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, 'replace', counting)
-            try:
-                return work()
-            except Killed:
-                pass
-        yield limit
-        limit += 1
 
 
 def test_a_newer_model_never_ships_under_the_old_card(
