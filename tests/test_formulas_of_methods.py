@@ -4,19 +4,18 @@ Every test is one that a mutant asked for: with the formula broken nothing else 
 
 import math
 from functools import partial
-from statistics import NormalDist
 
 import pytest
 import torch
 
-from asyncpatch import exact_comparison, inverse_problems, texture
+from asyncpatch import texture
 from asyncpatch.adaptive import calibration
 from asyncpatch.budgets import calls_of, setting
 from asyncpatch.distances import transport_cost
 from asyncpatch.guidance import weighted_answers
 from asyncpatch.inpainting import biharmonic, pose
 from asyncpatch.inverse_problems import ddnm, dps, mcg
-from asyncpatch.joint import GaussianMixture, toy_gaussian
+from asyncpatch.joint import toy_gaussian
 from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.objectives import SharedUncertainty, Velocity, sid2_weight
 from asyncpatch.proper_scores import crossed_mean, energy_score, patch_energy_score
@@ -119,52 +118,6 @@ def test_the_shortest_travel_is_two_levels():
         ddnm(toy_gaussian(0.8), **PAIR, travel=1)
 
 
-def test_rounds_whose_residuals_are_equal_count_alike():
-    "Their least squares have no single solution: the ridge chooses equal weights."
-    tried = torch.tensor([[[0.0, 0.0], [3.0, 1.0]]], dtype=torch.float64)
-    answers = tried + torch.tensor([1.0, -2.0], dtype=torch.float64)
-    found = inverse_problems._combined(tried, answers, ridge=1e-3)
-    torch.testing.assert_close(found, answers.mean(1), atol=1e-9, rtol=0)
-    residuals = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]], dtype=torch.float64)  # least: 4 to 1
-    found = inverse_problems._combined(tried, tried + residuals, ridge=1e-12)
-    first, second = (tried + residuals)[0]
-    torch.testing.assert_close(found[0], (4 * first + second) / 5)
-
-
-# Exact comparison
-
-
-def test_the_conditional_of_a_pair_is_the_regression_of_its_second_pixel():
-    law = exact_comparison._conditional(toy_gaussian(0.8), 1.5)
-    assert law.mean.shape == (1,) and abs(law.mean.item() - 0.8 * 1.5) < 1e-12
-    assert abs(law.cov.item() - (1 - 0.8**2)) < 1e-12
-
-
-@pytest.mark.parametrize('samples', [False, True])
-def test_a_drawn_density_integrates_to_one(samples):
-    at = torch.linspace(-8, 8, 4001, dtype=torch.float64)
-    quantiles = [[NormalDist().inv_cdf((k + 0.5) / 200) for k in range(200)]] if samples else None
-    row = dict(quantiles=quantiles, mean=[0.3], sd=[0.9])
-    assert abs(torch.trapezoid(exact_comparison._density(row, at), at) - 1) < 1e-6
-
-
-def test_the_best_log_density_of_one_pixel_is_minus_its_entropy():
-    "By quantiles: far closer than the mean over as many draws, whose error is 1/sqrt(n)."
-    means = torch.tensor([[0.0, -1.0], [0.0, 2.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
-    covs = torch.diag_embed(torch.tensor([[1.0, 0.3], [1.0, 0.1]], dtype=torch.float64))
-    law = GaussianMixture(torch.tensor([0.4, 0.6], dtype=torch.float64), means, covs)
-    alone = law.marginal(torch.tensor([False, True]).reshape(1, 1, 2))
-    at = torch.linspace(-6, 6, 20001, dtype=torch.float64)
-    log_prob = alone.log_prob(at[:, None])
-    negative_entropy = torch.trapezoid(log_prob.exp() * log_prob, at).item()
-    spread = math.sqrt(torch.trapezoid(log_prob.exp() * log_prob**2, at) - negative_entropy**2)
-    n, errors = 400, []
-    for seed in range(12):
-        truth = exact_comparison._Truth(law, PAIR['x'], PAIR['known'], n, seed)
-        errors.append((truth.best - negative_entropy) * math.sqrt(n) / spread)
-    assert math.sqrt(sum(e**2 for e in errors) / 12) < 0.5  # of draws: 1, and below .5 in 1 of 1000
-
-
 # Heads and textures
 
 
@@ -172,13 +125,6 @@ def test_one_bin_is_the_mean_of_all():
     predicted, error = torch.rand(2, 50, generator=seeded(), dtype=torch.float64)
     found = calibration(predicted, error, bins=1)
     torch.testing.assert_close(found, torch.stack([predicted.mean(), error.mean()])[:, None])
-
-
-def test_the_middle_of_a_window_counts_most():
-    weight = texture._gaussian(5, 2).reshape(2, 5, 5)
-    assert torch.equal(weight, weight.flip(1)) and torch.equal(weight, weight.transpose(1, 2))
-    assert weight[0, 2, 2] == 1 == weight.max()
-    assert abs(weight[1, 2, 4] - math.exp(-(2**2) / (2 * (5 / 6.4) ** 2))) < 1e-6
 
 
 def test_bricks_have_grain():
@@ -202,16 +148,6 @@ def test_strips_are_half_a_window_high_unless_told_otherwise():
         )
         strips.append(made)
     assert torch.equal(strips[0], strips[1]) and not torch.equal(strips[0], strips[2])
-
-
-def test_a_block_is_laid_up_to_its_cut():
-    "The canvas is right at the left of the overlap and wrong at its right, where the cut goes."
-    laid = torch.zeros(4, 6, dtype=torch.bool)
-    laid[:, :3] = True
-    canvas, block = torch.zeros(1, 4, 6), torch.zeros(1, 4, 6)
-    canvas[..., [0, 2]] = 5.0  # the cheapest path is the middle column
-    kept = texture._kept(canvas, block, laid, overlap=3)
-    assert kept.sum(0).tolist() == [4, 0, 0, 0, 0, 0]
 
 
 # Measures and verdicts
