@@ -1,0 +1,214 @@
+"""Formulas of methods, textures, measures and verdicts, each against a value worked out apart.
+
+Every test is one that a mutant asked for: with the formula broken nothing else failed."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from asyncpatch import texture
+from asyncpatch.adaptive import calibration
+from asyncpatch.budgets import calls_of, setting
+from asyncpatch.distances import transport_cost
+from asyncpatch.guidance import weighted_answers
+from asyncpatch.inpainting import biharmonic, pose
+from asyncpatch.inverse_problems import ddnm, dps, mcg
+from asyncpatch.joint import toy_gaussian
+from asyncpatch.laws import asyncpatch as asyncpatch_law
+from asyncpatch.objectives import SharedUncertainty, Velocity, sid2_weight
+from asyncpatch.proper_scores import crossed_mean, energy_score, patch_energy_score
+from asyncpatch.results import Effect, percentile_interval
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# Guidance and objectives
+
+
+def test_equal_questions_are_asked_once_with_the_sum_of_their_weights():
+    asked = []
+
+    def denoiser(z, t, label):
+        asked.append(len(z))
+        return z * t
+
+    z, t = torch.randn(2, 1, 2, 2, generator=seeded()), torch.full((2, 1, 2, 2), 0.5)
+    question = z, t, torch.tensor([0, 1])
+    found = weighted_answers(denoiser, [(2.0, question), (-1.5, question)])
+    assert asked == [2] and torch.equal(found, 0.5 * z * t)
+
+
+@pytest.mark.parametrize('dropout', [0.0, 0.1, 0.7, 1.0])
+def test_a_label_is_hidden_as_often_as_was_said(dropout):
+    n = 40_000
+    drawn = Velocity(asyncpatch_law, label_dropout=dropout).draw((n, 1, 4, 4), seeded())
+    error = math.sqrt(dropout * (1 - dropout) / n)
+    assert abs(drawn['hidden'].double().mean() - dropout) <= 4.5 * error
+
+
+def test_a_shared_head_is_trained_on_half_the_gaussian_likelihood():
+    "loss = weighted squared error + share * mean of (s + e^2 exp(-s)) / 2, by hand."
+    x = torch.randn(3, 2, 4, 4, generator=seeded(), dtype=torch.float64)
+    drawn = dict(
+        times=torch.rand(3, 1, 4, 4, generator=seeded(1), dtype=torch.float64) * 0.8 + 0.1,
+        hidden=torch.zeros(3, dtype=torch.bool),
+        noise=torch.randn(3, 2, 4, 4, generator=seeded(2), dtype=torch.float64),
+    )
+    said = torch.randn(3, 3, 4, 4, generator=seeded(3), dtype=torch.float64)
+    objective = SharedUncertainty(asyncpatch_law, share=0.3)
+    loss, parts = objective.loss(lambda z, t, label: said, x, torch.tensor([0, 1, 2]), **drawn)
+    error = said[:, :2] - (drawn['noise'] - x)
+    s, squared = said[:, 2:], error.square().mean(1, keepdim=True)
+    velocity = (sid2_weight(drawn['times'], 2.0) * error**2).mean()
+    torch.testing.assert_close(parts['velocity'], velocity)
+    torch.testing.assert_close(loss, velocity + 0.3 * (s / 2 + squared / (2 * s.exp())).mean())
+
+
+# Inpainting
+
+
+def test_what_is_not_known_is_not_read():
+    x = torch.full((1, 1, 2, 2), 7.0)
+    known = torch.tensor([[True, False], [True, True]])
+    for missing in (float('nan'), 7.0, -3.0):
+        x[..., 0, 1] = missing
+        assert pose(None, x, known).given.flatten().tolist() == [7, 0, 7, 7]
+    x[..., 0, 0] = float('nan')
+    with pytest.raises(ValueError, match='x must be finite where it is known'):
+        pose(None, x, known)
+
+
+def test_a_plane_is_continued_as_a_plane():
+    "A linear function is biharmonic; inside what is known nothing has to be guessed."
+    row, column = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing='ij')
+    plane = ((2 * row - column) / 16)[None, None].double()
+    known = torch.ones(9, 9, dtype=torch.bool)
+    known[3:6, 4:7] = False
+    filled = biharmonic(None, plane.where(known, 9.0), known)
+    torch.testing.assert_close(filled, plane, atol=1e-9, rtol=0)
+
+
+PAIR = dict(
+    x=torch.tensor([1.5, 0.0], dtype=torch.float64).reshape(1, 1, 1, 2),
+    known=torch.tensor([True, False]).reshape(1, 1, 1, 2),
+)
+
+
+@pytest.mark.parametrize('method', [mcg, dps])
+def test_any_length_of_a_push_is_taken(method):
+    "From none to one and beyond; a negative one is refused."
+    found = [
+        method(toy_gaussian(0.8), **PAIR, generator=0, points=11, strength=strength)
+        for strength in (0, 0.25, 1, 2)
+    ]
+    assert len({image[0, 0, 0, 1].item() for image in found}) == 4
+    with pytest.raises(ValueError, match='strength must be a length, 0 or more, got -0.5'):
+        method(toy_gaussian(0.8), **PAIR, strength=-0.5)
+
+
+def test_the_shortest_travel_is_two_levels():
+    assert (
+        ddnm(toy_gaussian(0.8), **PAIR, generator=0, levels=6, travel=2, repeats=2).isfinite().all()
+    )
+    with pytest.raises(ValueError, match='travel must climb at least 2 levels, got 1'):
+        ddnm(toy_gaussian(0.8), **PAIR, travel=1)
+
+
+# Heads and textures
+
+
+def test_one_bin_is_the_mean_of_all():
+    predicted, error = torch.rand(2, 50, generator=seeded(), dtype=torch.float64)
+    found = calibration(predicted, error, bins=1)
+    torch.testing.assert_close(found, torch.stack([predicted.mean(), error.mean()])[:, None])
+
+
+def test_bricks_have_grain():
+    wall = partial(texture.brick_wall, 60, 120)
+    flat, rough = wall(seeded(), noise=0), wall(seeded(), noise=0.08)
+    assert sorted(flat.unique().tolist()) == pytest.approx([-0.4, 0.7])
+    spread, n = (rough - flat).std().item(), flat.numel()
+    assert abs(spread / 0.08 - 1) < 4.5 / math.sqrt(2 * n)
+
+
+def test_strips_are_half_a_window_high_unless_told_otherwise():
+    exemplar, strips = torch.randn(1, 8, 8, generator=seeded()).clamp(-1, 1), []
+
+    def denoiser(z, t, label=None):
+        return 0.5 * z
+
+    options = dict(height=17, size=6, points=4, weight=0.0)
+    for rows in (None, 3, 2):
+        made = texture.continue_texture(
+            denoiser, exemplar, generator=seeded(1), rows=rows, **options
+        )
+        strips.append(made)
+    assert torch.equal(strips[0], strips[1]) and not torch.equal(strips[0], strips[2])
+
+
+# Measures and verdicts
+
+
+def test_the_score_of_windows_is_the_mean_of_theirs():
+    draws = torch.randn(5, 3, 1, 4, 8, generator=seeded(), dtype=torch.float64)
+    truth = torch.randn(3, 1, 4, 8, generator=seeded(1), dtype=torch.float64)
+    each = [
+        energy_score(draws[..., here : here + 4].flatten(2), truth[..., here : here + 4].flatten(1))
+        for here in (0, 2, 4)
+    ]
+    torch.testing.assert_close(patch_energy_score(draws, truth), torch.stack(each).mean(0))
+
+
+def test_the_error_of_a_crossed_mean_is_that_of_its_analysis_of_variance():
+    "(MS of questions + MS of seeds - MS of the rest) / number, by sums of squares."
+    q, s = 6, 4
+    numbers = partial(torch.randn, generator=seeded(), dtype=torch.float64)
+    values = 2 * numbers(q, 1) + 3 * numbers(1, s) + 0.5 * numbers(q, s)
+    total = values.sum() ** 2 / (q * s)
+    of_questions = (values.sum(1) ** 2).sum() / s - total
+    of_seeds = (values.sum(0) ** 2).sum() / q - total
+    rest = (values**2).sum() - total - of_questions - of_seeds
+    squares = of_questions / (q - 1), of_seeds / (s - 1), rest / ((q - 1) * (s - 1))
+    wanted = (squares[0] + squares[1] - squares[2]) / (q * s)
+    found = crossed_mean(values)
+    assert found.error == pytest.approx(wanted.sqrt().item(), rel=1e-10)
+    assert found.mean == pytest.approx(values.mean().item(), rel=1e-12)
+
+
+def test_transport_between_samples_of_two_sizes():
+    "Three values against two: each third of u meets the halves that it overlaps."
+    a, b = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[2.0], [3.0]])
+    by_hand = (2 * (0 - 2) ** 2 + (1 - 2) ** 2 + (1 - 3) ** 2 + 2 * (5 - 3) ** 2) / 6
+    assert transport_cost(a, b).item() == pytest.approx(by_hand)
+
+
+def test_the_smallest_effect_is_half_an_interval():
+    assert Effect(1.0, 0.25, 4.0).smallest == pytest.approx(4.0)
+    assert Effect(0.0, -0.3, 0.7, ratio=False).smallest == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('level', [0.5, 0.95])
+def test_an_interval_holds_its_share_of_the_draws_and_as_many_lie_on_either_side(level):
+    draws = torch.arange(1001, dtype=torch.float64)[torch.randperm(1001, generator=seeded())]
+    found = percentile_interval(
+        torch.cat([torch.tensor([17.0], dtype=torch.float64), draws]), level
+    )
+    assert found == pytest.approx([17, 500 * (1 - level), 500 * (1 + level)])
+
+
+@pytest.mark.parametrize('calls', [30, 60, 200, 700, 2000, 4750])
+def test_repaint_is_resampled_only_where_each_round_has_25_levels(calls):
+    found = dict(setting('repaint', calls=calls).parameters)
+    cost = calls_of('repaint', found)
+    assert cost <= calls and (found['resamples'] == 1 or found['levels'] >= 25 * found['resamples'])
+    more = dict(found, resamples=found['resamples'] + 1)
+    affordable = [
+        levels
+        for levels in range(25 * more['resamples'], 251)
+        if calls_of('repaint', dict(more, levels=levels)) <= calls
+    ]
+    assert more['resamples'] > 10 or not affordable
