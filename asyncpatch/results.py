@@ -274,7 +274,7 @@ def verdict_of(
 ) -> str:  # one of `VERDICTS`
     """The verdict of a record's claim, in today's words.
 
-    *Not reproduced* is *contrary* in exact arithmetic, *undecided* beside a control, else *no test*."""
+    *Not reproduced* is *contrary* where exact, *undecided* beside a control, else *no test*."""
     if said['verdict'] != 'not reproduced':
         return said['verdict']
     if said.get('scale') == 'exact' or 'n' not in said:
