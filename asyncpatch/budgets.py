@@ -15,7 +15,7 @@ from .conventions import Step, check_callable, check_count, require
 from .inpainting import repaint_schedule
 from .methods import METHODS
 from .samplers import ddim_step, heun_step
-from .spatial import autoregressive, raster, spiral, synchronous
+from .spatial import autoregressive, raster, spiral, synchronous_maps
 
 # %% ../nbs/library/245_budgets.ipynb #77c4fb35
 @dataclass
@@ -188,7 +188,7 @@ def plan(
     heun = getattr(step, 'func', step) is heun_step
     if order == 'together':
         steps = (calls + 1) // 2 if heun else calls
-        maps, spent = synchronous(steps + 1), 2 * steps - 1 if heun else steps
+        maps, spent = synchronous_maps(steps + 1), 2 * steps - 1 if heun else steps
     else:
         places = ORDERS[order](height, width, max(1, min(height, width) // 4))
         patches = int(places.max()) + 1

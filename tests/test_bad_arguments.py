@@ -12,7 +12,7 @@ from asyncpatch.laws import logit_normal, perlin, synchronous
 from asyncpatch.methods import METHODS
 from asyncpatch.samplers import ddim_step, sample
 from asyncpatch.schedules import rectified_flow
-from asyncpatch.spatial import synchronous as one_clock
+from asyncpatch.spatial import synchronous_maps as one_clock
 from asyncpatch.weights import load
 from asyncpatch.windows import Windowed
 
