@@ -46,7 +46,7 @@ from .recipes import network_maker
 from .rival_laws import LAWS
 from .samplers import ddim_step, heun_step
 from .samplers import sample as follow
-from .spatial import autoregressive, raster, spiral, synchronous
+from .spatial import autoregressive, raster, spiral, synchronous_maps
 from .training import train as run_training
 from .weights import load
 from .windows import Windowed
@@ -171,7 +171,7 @@ def plan(
     heun = getattr(step, 'func', step) is heun_step
     if order == 'together':
         steps = (calls + 1) // 2 if heun else calls
-        maps, spent = synchronous(steps + 1), 2 * steps - 1 if heun else steps
+        maps, spent = synchronous_maps(steps + 1), 2 * steps - 1 if heun else steps
     else:
         places = ORDERS[order](height, width, max(1, min(height, width) // 4))
         patches = int(places.max()) + 1

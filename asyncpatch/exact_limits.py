@@ -29,7 +29,7 @@ from .denoisers import restrict, schedule_of
 from .inpainting import Problem, pose
 from .joint import corrupt
 from .samplers import ddim_coefficients, ddim_update
-from .spatial import synchronous
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/2101_exact_limits.ipynb #04037151
 def _conjugate_gradients(apply, target, rounds, least):
@@ -134,7 +134,7 @@ def mmps(
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known, noise=noise, rounds=rounds)
     step = partial(mmps_step, stochasticity=stochasticity, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)
 
 # %% ../nbs/library/2101_exact_limits.ipynb #c564c2bd
 def _twist(denoiser, z, t, label, y, known, noise, schedule):
@@ -354,4 +354,4 @@ def lanpaint(
         return problem.answer(problem.given)
     fixed = dict(inner=inner, size=size, guidance=guidance)
     step = partial(lanpaint_step, x=problem.given, known=problem.known, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)

@@ -29,7 +29,7 @@ from .denoisers import schedule_of
 from .inpainting import pose, repaint_schedule
 from .joint import corrupt
 from .samplers import ddim_update, sample
-from .spatial import synchronous
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/210_inverse_problems.ipynb #8e7f4caa
 def _slope(denoiser, z, t, label, x, known):
@@ -103,7 +103,7 @@ def _pushed(step, denoiser, x, known, label, generator, points, strength, stocha
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known)
     step = partial(step, strength=strength, stochasticity=stochasticity, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)
 
 
 def mcg(
@@ -240,7 +240,7 @@ def score_sde(
     if problem.solved:
         return problem.answer(problem.given)
     step = partial(score_sde_step, x=problem.given, known=problem.known, ratio=ratio)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step, run)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step, run)
 
 # %% ../nbs/library/210_inverse_problems.ipynb #b1dd01f2
 def _renewed(z, x0, mended, t, s, eta, generator, schedule):
@@ -299,7 +299,7 @@ def ddrm(
     if problem.solved:
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known, eta=eta, eta_known=eta_known)
-    maps = synchronous(problem.grid(points))
+    maps = synchronous_maps(problem.grid(points))
     return problem.follow(denoiser, maps, partial(ddrm_step, **fixed), run)
 
 # %% ../nbs/library/210_inverse_problems.ipynb #55dc0c1f
@@ -347,7 +347,7 @@ def ddnm(
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
-    times = synchronous(problem.grid(levels + 1)).flip(0)
+    times = synchronous_maps(problem.grid(levels + 1)).flip(0)
     asked = [here for here, there in zip(walk, walk[1:]) if there < here] + [0]
     step = partial(ddnm_step, x=problem.given, known=problem.known, eta=eta)
 
