@@ -136,7 +136,9 @@ def frechet_again(
     "The Fréchet distance of filled images drawn again, to originals drawn again with them."
     _, embedding = _features(scale)
     ours, theirs = embedding(filled), embedding(x)
-    return torch.stack([_frechet(ours[rows], theirs[rows]) for rows in images_again(len(x), repeats)])
+    return torch.stack(
+        [_frechet(ours[rows], theirs[rows]) for rows in images_again(len(x), repeats)]
+    )
 
 # %% ../nbs/library/2446_guided_halves.ipynb #96d5dcda
 def about_fills(
