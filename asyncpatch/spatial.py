@@ -186,19 +186,19 @@ def _groups(order):
 
 def autoregressive(
     order: Tensor,  # group of each pixel, 0, …, K - 1, 0 first, (H, W) or (B, H, W), integer
-    steps: int,  # steps that a group takes from noise to data
+    calls: int,  # of the network for a group, from noise to data
     overlap: float = 0.0,  # share of a group's time for which the next is under way already
-) -> Tensor:  # time maps, (points, B or 1, 1, H, W); without overlap K*steps + 1 points
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W); without overlap K*calls + 1 points
     """Groups in their order (@eq-spatial-autoregressive), ending at exactly 0.
 
     `overlap` runs from one by one (0) to ordinary sampling (1). Raises `TypeError` or `ValueError`
-    for an order that is no numbering of nonempty groups, for no steps and for an overlap outside
+    for an order that is no numbering of nonempty groups, for no calls and for an overlap outside
     [0, 1]."""
     groups = _groups(order)
-    check_count(steps=steps)
+    check_count(calls=calls)
     check_share(overlap=overlap)
     length = (groups - 1) * (1 - overlap) + 1
-    count = math.ceil(length * steps - 1e-9)
+    count = math.ceil(length * calls - 1e-9)
     v = torch.arange(count + 1, dtype=torch.float64, device=order.device) * length / count
     v[-1] = length  # to the last bit, so that the last group arrives
     begin = order.double().view(-1, 1, *order.shape[-2:]) * (1 - overlap)
