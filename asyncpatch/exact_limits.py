@@ -18,7 +18,9 @@ from asyncpatch.conventions import (
     Labels,
     NoiseSchedule,
     Seeds,
+    check_callable,
     check_count,
+    check_numbers,
     check_positive,
     check_share,
     rand,
@@ -254,6 +256,7 @@ def tds(
     check_count(2, points=points)
     check_count(particles=particles)
     check_positive(noise=noise)
+    check_callable(told=told)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
@@ -348,7 +351,7 @@ def lanpaint(
     check_count(2, points=points)
     check_count(inner=inner)
     check_positive(size=size)
-    require(0 <= guidance < float('inf'), 'guidance', 'be 0 or more', guidance)
+    check_numbers(0, guidance=guidance)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)

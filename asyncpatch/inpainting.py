@@ -24,6 +24,7 @@ from asyncpatch.conventions import (
     TimeMaps,
     as_generators,
     as_labels,
+    check_callable,
     check_count,
     check_images,
     check_known,
@@ -76,6 +77,7 @@ class Problem:
         run: Callable[..., Tensor] = sample,  # what follows the plan
     ) -> Tensor:  # images, (B, C, H, W)
         "Run a plan from noise to images."
+        check_callable(run=run)
         made = run(
             denoiser,
             maps,

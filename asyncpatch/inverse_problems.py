@@ -20,6 +20,7 @@ from asyncpatch.conventions import (
     NoiseSchedule,
     Seeds,
     check_count,
+    check_numbers,
     check_positive,
     check_share,
     randn,
@@ -97,7 +98,7 @@ def _pushed(step, denoiser, x, known, label, generator, points, strength, stocha
     "A run of MCG or DPS."
     check_share(stochasticity=stochasticity)
     check_count(2, points=points)
-    require(0 <= strength < float('inf'), 'strength', 'be a length, 0 or more', strength)
+    check_numbers(0, strength=strength)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
@@ -235,7 +236,7 @@ def score_sde(
     Source: Song et al. (2021). Raises `TypeError` or `ValueError` as `pose` does, and for a
     `ratio` that is negative."""
     check_count(2, points=points)
-    require(0 <= ratio < float('inf'), 'ratio', 'be 0 or more', ratio)
+    check_numbers(0, ratio=ratio)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
@@ -342,7 +343,8 @@ def ddnm(
     Source: Wang et al. (2023). Raises `TypeError` or `ValueError` as `pose` does, for numbers below
     1, a travel of less than two levels and an eta outside [0, 1]."""
     check_share(eta=eta)
-    require(travel >= 2, 'travel', 'climb at least 2 levels', travel)
+    check_count(2, travel=travel)
+    check_count(levels=levels, repeats=repeats)
     walk = repaint_schedule(levels, travel, repeats)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:

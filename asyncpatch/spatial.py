@@ -56,6 +56,7 @@ def synchronous_maps(
     """Ordinary sampling: one time for all pixels (paper §3.2).
 
     Raises `ValueError` for a grid that is no list of times."""
+    check_count(height=height, width=width)
     return _grid(points).expand(-1, 1, 1, height, width)
 
 # %% ../nbs/library/12_spatial.ipynb #b2a1cc58

@@ -491,7 +491,7 @@ def train(
     network: str = 'unet',  # or "transformer": whose configuration `net` is
     **options: object,  # other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `init` …
 ) -> Denoiser:  # the averaged network; `.about` says how it was made
-    "Train a network of many clocks, or go on; `asyncpatch.train` is its front door. Raises as `fit`."
+    "Train a network, or go on with it; `asyncpatch.train` is the front door. Raises as `fit`."
     objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
     if pictures:
         shape = images[torch.arange(1)].x.shape[1:]
