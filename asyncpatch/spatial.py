@@ -8,6 +8,7 @@ __all__ = ['time_grid', 'synchronous_maps', 'partial_start', 'hold', 'inpainting
 
 # %% ../nbs/library/12_spatial.ipynb #a8a50295
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -58,6 +59,14 @@ def synchronous_maps(
     Raises `ValueError` for a grid that is no list of times."""
     check_count(height=height, width=width)
     return _grid(points).expand(-1, 1, 1, height, width)
+
+# %% ../nbs/library/12_spatial.ipynb #5e0b7a11
+def __getattr__(name):
+    "The name that `synchronous_maps` had before it was told apart from the law of training times."
+    if name != 'synchronous':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    warnings.warn('spatial.synchronous is spatial.synchronous_maps', DeprecationWarning, 2)
+    return synchronous_maps
 
 # %% ../nbs/library/12_spatial.ipynb #b2a1cc58
 def partial_start(
