@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .autoencoder import Autoencoder, Latents, codebook_health
+from .autoencoder import Autoencoder, Latents
 from .benchmark import enlarged
+from .codebook import codebook_health
 from .conventions import extra, generators
 from .data import Images
 from .distances import frechet_distance, kernel_distance
@@ -30,7 +31,7 @@ from .recipes import AUTOENCODER_RECIPES, recipe
 from .records import current_part
 from .results import call_bar, kept_samples, scale_for
 from .samplers import sample
-from .spatial import synchronous
+from .spatial import synchronous_maps
 from .zoo import model
 
 # %% ../nbs/library/2442_latent_tables.ipynb #2f6b0557
@@ -201,7 +202,7 @@ def latent_samples(
         with call_bar(words, config['points'] - 1) as bar:
             return sample(
                 denoiser,
-                synchronous(config['points']),
+                synchronous_maps(config['points']),
                 (count, denoiser.net.channels, side, side),
                 label=number % 10,
                 generator=generators(number.tolist()),
