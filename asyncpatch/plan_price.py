@@ -67,7 +67,8 @@ def plan_price(
         require(bool((s > 0).all()), 'maps', 'be above 0', s.min().item())
         require(bool((s <= t).all()), 'maps', 'not rise', (s - t).max().item())
         gained = ((snr(s, schedule) - snr(t, schedule)) / 2).expand(x.shape)
-        z, _ = corrupt(x, t.expand(1, *x.shape[1:]), generator, schedule)
-        variance = oracle.posterior_variance(z, t.expand(1, *x.shape[1:]), label)
+        field = t.expand(len(t) if t.ndim == x.ndim else 1, *x.shape[1:])
+        z, _ = corrupt(x, field, generator, schedule)
+        variance = oracle.posterior_variance(z, field, label)
         total = total + (gained * variance).flatten(1).sum(1)
     return total
