@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from .conventions import DenoiserLike
-from .elbo_estimator import Estimate, TimeRule, bits_per_dimension, nll_bound, stratified
+from asyncpatch.elbo_estimator import (
+    BitsPerDimension,
+    TimeRule,
+    bits_per_dimension,
+    nll_bound,
+    stratified,
+)
 from .walks import check_eps
 
 # %% ../nbs/theory/05_fluxes.ipynb #097896c8
@@ -68,7 +74,7 @@ def family(
     rules: Mapping[str, TimeRule],  # name and rule of each member
     spacing: float = 1.0,  # distance of grey levels, for dequantised data
     **options,  # further arguments of `nll_bound`
-) -> dict[str, Estimate]:  # bits per dimension under each rule
+) -> dict[str, BitsPerDimension]:  # bits per dimension under each rule
     """The bound of one network under several rules, each valid.
 
     They are one number if the network is the score of one law (Theorem C, f)."""
@@ -79,7 +85,9 @@ def family(
 
 
 def contradiction(
-    estimates: Mapping[str, Estimate],  # bits per dimension under each rule, of the same images
+    estimates: Mapping[
+        str, BitsPerDimension
+    ],  # bits per dimension under each rule, of the same images
 ) -> tuple[str, str, float, float]:  # lowest, highest, difference in bits and in standard errors
     """The two members of the family that are furthest apart in standard errors.
 

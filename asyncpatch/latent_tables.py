@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .autoencoder import Autoencoder, Latents, codebook_health
+from .autoencoder import Autoencoder, Latents
 from .benchmark import enlarged
+from .codebook import codebook_health
 from .conventions import extra, generators
 from .data import Images
 from .distances import frechet_distance, kernel_distance

@@ -29,8 +29,8 @@ from .pictures import UNREADABLE, as_picture, crop_then_area, open_picture
 from asyncpatch.playground import (
     PLAY_MODELS,
     WEB,
-    answer,
     as_text,
+    compute_frames,
     data_script,
     described,
     file_script,
@@ -296,7 +296,7 @@ def _run(server, content):
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, found)
     try:
         with server.computing:
-            frames = answer(model, ready)
+            frames = compute_frames(model, ready)
     finally:
         server.line.release()
     told = {name: as_text(value) for name, value in frames.items()}

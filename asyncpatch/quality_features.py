@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from .data import batches
 from .fashion import fashion
 from asyncpatch.features import (
-    WEIGHTS,
     accuracy,
     load_features,
     network_input,
@@ -26,7 +25,8 @@ from asyncpatch.features import (
     train_features,
     unit_features,
 )
-from .leaves import KINDS, leaves
+from .leaves import LEAF_KINDS, leaves
+from .weights import SHIPPED
 
 # %% ../nbs/library/1900_quality_features.ipynb #bd11a61a
 def degrade(
@@ -127,7 +127,7 @@ def train_fashion_features(
     return train_features(FashionFeatures, judge_loss, stream, steps, seed, checkpoint)
 
 # %% ../nbs/library/1900_quality_features.ipynb #0be26399
-FASHION_FEATURES = WEIGHTS / 'fashion-features.safetensors'
+FASHION_FEATURES = SHIPPED / 'fashion-features.safetensors'
 
 
 def fashion_features() -> FashionFeatures:  # the shipped network, frozen, on the CPU
@@ -143,7 +143,7 @@ class LeavesFeatures(nn.Module):
         widths = (3, 24), (24, 32), (32, 64), (64, 64)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in widths)
         self.embed = nn.Linear(24 + 32 + 64 + 64, 48)
-        self.out = nn.Linear(48, len(KINDS) + 2)
+        self.out = nn.Linear(48, len(LEAF_KINDS) + 2)
 
     def layers(self, x: Tensor) -> list[Tensor]:
         "Activations of four convolutions, of 24, 32, 64 and 64 channels; the last two halve."
@@ -159,7 +159,7 @@ class LeavesFeatures(nn.Module):
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
         "Logits of the kinds, (B, 10), and the shares of blur and of noise, (B, 2)."
-        return self.out(F.gelu(self(x))).split([len(KINDS), 2], 1)
+        return self.out(F.gelu(self(x))).split([len(LEAF_KINDS), 2], 1)
 
     def classify(self, x: Tensor) -> Tensor:
         "Logits of the kinds, (B, 10)."
@@ -184,7 +184,7 @@ def train_leaves_features(
     return train_features(LeavesFeatures, judge_loss, stream(), steps, seed)
 
 # %% ../nbs/library/1900_quality_features.ipynb #d22b40fd
-LEAVES_FEATURES = WEIGHTS / 'leaves16-features.safetensors'
+LEAVES_FEATURES = SHIPPED / 'leaves16-features.safetensors'
 
 
 def leaves_card(

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .adaptive import Uncertainty, ranks
+from .adaptive import UncertaintyFunction, ranks
 from asyncpatch.conventions import (
     DenoiserLike,
     NoiseSchedule,
@@ -254,7 +254,7 @@ Rule = Callable[..., Tensor]  # next times, `rule(z, t, label)`, nowhere above t
 
 
 def hurried(
-    uncertainty: Uncertainty,  # expected squared error, `uncertainty(z, t, label)`
+    uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
     steps: int,  # of the least certain pixel
     fastest: float = 4.0,  # speed of the most certain one
     t_end: float = T_END,  # where the path of a pixel ends

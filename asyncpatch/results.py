@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAW_NAMES', 'LAW_COLOURS', 'LAW_MARKERS', 'MASK_COLOURS', 'VERDICTS', 'open_axes', 'scale_for', 'stored_images',
            'kept_samples', 'call_bar', 'generation_scores', 'generation_floor', 'mean_sd', 'geometric_ratio',
-           'paired_ratio', 'percentile_interval', 'ratio_in_words', 'Effect', 'mean_effect', 'decide', 'claim',
-           'claims_table', 'reported', 'printed_table', 'beside_paper']
+           'paired_ratio', 'percentile_interval', 'ratio_in_words', 'Effect', 'mean_effect', 'decide', 'verdict_of',
+           'claim', 'claims_table', 'reported', 'printed_table', 'beside_paper']
 
 # %% ../nbs/library/244_results.ipynb #208b511d
 import json
@@ -268,6 +268,19 @@ def decide(
     within = paper is not None and effect.low <= paper <= effect.high
     return 'reproduced' if within else 'same direction'
 
+# %% ../nbs/library/244_results.ipynb #5e0b94d3
+def verdict_of(
+    said: dict,  # a claim of a record
+) -> str:  # one of `VERDICTS`
+    """The verdict of a record's claim, in today's words.
+
+    *Not reproduced* is *contrary* where exact, *undecided* beside a control, else *no test*."""
+    if said['verdict'] != 'not reproduced':
+        return said['verdict']
+    if said.get('scale') == 'exact' or 'n' not in said:
+        return 'contrary'
+    return 'undecided' if 'control' in said else 'no test'
+
 # %% ../nbs/library/244_results.ipynb #588c5168
 def claim(
     ours: str,  # what was measured, in words
@@ -298,13 +311,13 @@ def claims_table(
     header, note = ['claim', 'ours', 'verdict'], f'Scale: {records[0].scale}.'
     if any('control' in c for _, c in rows):
         cells = [
-            [name, c['ours'], c['verdict'], c.get('control', ''), f"{c['smallest']:.2f}"]
+            [name, c['ours'], verdict_of(c), c.get('control', ''), f"{c['smallest']:.2f}"]
             if 'smallest' in c
-            else [name, c['ours'], c['verdict'], '', '']
+            else [name, c['ours'], verdict_of(c), '', '']
             for name, c in rows
         ]
         return Table([*header, 'positive control', 'smallest effect seen'], cells, note)
-    return Table(header, [[name, c['ours'], c['verdict']] for name, c in rows], note)
+    return Table(header, [[name, c['ours'], verdict_of(c)] for name, c in rows], note)
 
 # %% ../nbs/library/244_results.ipynb #9bb8105e
 def reported() -> dict:  # tables by name, such as "table3"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'OTHER_LAWS', 'truncated_gaussian_pixel_density', 'ltg_pixel_density', 'ltg', 'truncated_gaussian',
-           'clamped_gaussian', 'symmetric_beta', 'split_mean', 'mean_beta', 'td_paint', 'td_paint_strokes',
-           'td_paint_cells', 'pixel_density']
+           'clamped_gaussian', 'symmetric_beta', 'split_mean', 'split_recursively', 'mean_beta', 'td_paint',
+           'td_paint_strokes', 'td_paint_cells', 'pixel_density']
 
 # %% ../nbs/library/111_rival_laws.ipynb #945968ea
 import math
@@ -212,6 +212,24 @@ def split_mean(
         )
         sizes = [half for s in sizes for half in (s // 2, s - s // 2)]
     return mean[:, [k for k, s in enumerate(sizes) if s]]
+
+# %% ../nbs/library/111_rival_laws.ipynb #5a694090
+def split_recursively(
+    total: Tensor,  # sum of the numbers of each image, (n,)
+    cells: int,  # number of numbers to split into
+    generator: Generators = None,  # one for the batch, or one per image
+) -> list[Tensor]:  # numbers in [0, 1] with that sum, (n,) each
+    "The same split, one block after another, as the rule is told."
+    if cells == 1:
+        return [total]
+    first, second = cells // 2, cells - cells // 2
+    low, high = (total - second).clamp(min=0), total.clamp(max=first)
+    sharpness = torch.tensor((cells - 1 - cells % 2) ** 1.05)
+    share = low + (high - low) * symmetric_beta(sharpness, total.shape, generator)
+    return [
+        *split_recursively(share, first, generator),
+        *split_recursively(total - share, second, generator),
+    ]
 
 # %% ../nbs/library/111_rival_laws.ipynb #f0d7654b
 @training_law(squares=True)

@@ -32,7 +32,7 @@ from asyncpatch.conventions import (
 from .data import Images, batches
 from .denoisers import Denoiser
 from .files import remove_leftovers, write_atomically
-from .monitoring import Monitor, check_trackers, draw_samples, start_trackers
+from .monitoring import Monitor, check_trackers, draw_preview, start_trackers
 from .objectives import Loss, Objective, Velocity
 from .optimisation import TrainingState, train_step
 from asyncpatch.run_folders import (
@@ -495,6 +495,6 @@ def train(
     objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
     if pictures:
         shape = images[torch.arange(1)].x.shape[1:]
-        options['samples'] = partial(draw_samples, shape=shape, count=pictures)
+        options['samples'] = partial(draw_preview, shape=shape, count=pictures)
     make = partial(ARCHITECTURES[network], **net)
     return fit(folder, make, images, objective, steps, **options)

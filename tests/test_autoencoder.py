@@ -7,7 +7,8 @@ import torch.multiprocessing as multiprocessing
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from asyncpatch.autoencoder import Autoencoder, Codebook, autoencoder_loss
+from asyncpatch.autoencoder import Autoencoder, autoencoder_loss
+from asyncpatch.codebook import Codebook
 
 SMALL = dict(base=8, multipliers=(1, 2), blocks=1, codes=32, latent=2)
 

@@ -12,7 +12,14 @@ from scipy.stats import multivariate_normal
 
 import asyncpatch
 from asyncpatch.conventions import generators
-from asyncpatch.garments import build, fit_classes, fit_lowrank, garments, pack, soft_texture
+from asyncpatch.garments import (
+    build,
+    fit_classes,
+    fit_lowrank,
+    garments,
+    pack_mixture,
+    soft_texture,
+)
 from asyncpatch.schedules import cosine, rectified_flow
 from asyncpatch.weights import save
 
@@ -110,7 +117,7 @@ def test_fit_and_file_on_other_images():
     assert law.log_prob(x, None, label).mean() > law.log_prob(x, None, 1 - label).mean() + 10
     bumps = soft_texture(4, 4).repeat(3, 1)
     about = dict(shape=[3, 4, 4], texture=0.3, kept=0.03, least=2e-4, data='mine')
-    again = build(pack(law, bumps), about)
+    again = build(pack_mixture(law, bumps), about)
     assert (again.mean - law.mean).abs().max() < 2e-3 and again.data == 'mine'
 
 

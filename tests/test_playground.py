@@ -548,7 +548,7 @@ def test_the_widget_of_a_notebook(chromium):
         if model is not None:
             tab.wait('model.sent.length == 1')
             asked = playground.question(tab.run('model.sent[0].question'), world)
-            frames = playground.answer(world, asked)
+            frames = playground.compute_frames(world, asked)
             told = dict(kind='frames', id=tab.run('model.sent[0].id'))
             told |= {name: list(value.shape) for name, value in frames.items()}
             parts = [playground.as_text(value) for value in frames.values()]

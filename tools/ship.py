@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asyncpatch.autoencoder import codebook_health
+from asyncpatch.codebook import codebook_health
 from asyncpatch.data import digits
 from asyncpatch.files import write_atomically
 from asyncpatch.leaves import leaves
