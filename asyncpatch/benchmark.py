@@ -61,7 +61,7 @@ def draw_samples(
         with call_bar(what, points - 1) as bar:
             return sample(
                 denoiser,
-                spatial.synchronous(points),
+                spatial.synchronous_maps(points),
                 (len(label), 1, 8, 8),
                 label=label,
                 generator=generators(seeds),

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Generators', 'Seeds', 'Labels', 'TimeMaps', 'NoiseSchedule', 'Network', 'DenoiserLike', 'TimeLaw', 'Step', 'require',
-           'whole', 'check_count', 'check_positive', 'check_share', 'broadcasts_to', 'check_times', 'check_images',
-           'check_range', 'check_known', 'patches_to_pixels', 'as_labels', 'extra', 'generator_device', 'generators',
-           'as_generators', 'randn', 'rand', 'permutation']
+           'whole', 'check_count', 'check_numbers', 'check_positive', 'check_share', 'check_callable', 'check_device',
+           'broadcasts_to', 'check_times', 'check_images', 'check_range', 'check_known', 'patches_to_pixels',
+           'as_labels', 'extra', 'generator_device', 'check_generators', 'generators', 'as_generators', 'randn', 'rand',
+           'permutation']
 
 # %% ../nbs/theory/000_conventions.ipynb #adee1792
 import math
@@ -109,9 +110,21 @@ def check_count(
     for name, value in counts.items():
         require(whole(value, name) >= least, name, f'be at least {least}', value)
 
-
+# %% ../nbs/theory/000_conventions.ipynb #6c1f0a51
 def _check_number(name, value, wanted):
     require(isinstance(value, Real), name, f'be a number and {wanted}', repr(value), TypeError)
+
+
+def check_numbers(
+    least: float = -math.inf,  # the smallest that is allowed
+    /,
+    **values: float,  # by the names of the arguments
+) -> None:
+    "Numbers that are finite and at least `least`. Raises `TypeError` or `ValueError`."
+    wanted = 'be finite' if least == -math.inf else f'be finite and at least {least:g}'
+    for name, value in values.items():
+        _check_number(name, value, wanted)
+        require(least <= value and -math.inf < value < math.inf, name, wanted, f'{value:g}')
 
 
 def check_positive(
@@ -130,6 +143,27 @@ def check_share(
     for name, value in shares.items():
         _check_number(name, value, 'lie in [0, 1]')
         require(0 <= value <= 1, name, 'lie in [0, 1]', f'{value:g}')
+
+# %% ../nbs/theory/000_conventions.ipynb #6c1f0a52
+def check_callable(
+    **functions: Callable | None,  # by the names of the arguments; None where there is none
+) -> None:
+    "Functions are what can be called. Raises `TypeError`."
+    for name, value in functions.items():
+        ok = value is None or callable(value)
+        require(ok, name, 'be a function', repr(value), TypeError)
+
+
+def check_device(
+    device: str | torch.device,  # as in `torch.device`
+) -> None:
+    "A device of this machine, which can hold a number. Raises `ValueError` with the reason."
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        wanted = f'be a device of this machine ({reason})'
+        raise ValueError(f'device must {wanted}, got {device!r}') from error
 
 # %% ../nbs/theory/000_conventions.ipynb #8155556f
 def _kind(value):
@@ -321,6 +355,22 @@ def generator_device(
     except RuntimeError:
         return torch.device('cpu')
 
+# %% ../nbs/theory/000_conventions.ipynb #6c1f0a54
+def check_generators(
+    generator: Generators,  # one for the batch, one per sample, or None
+    count: int,  # samples
+) -> None:
+    "Raise `TypeError` for what gives no random numbers, `ValueError` for too few or too many."
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    listed = isinstance(generator, Sequence) and not isinstance(generator, str)
+    wanted = 'be one, or one per sample'
+    require(listed or hasattr(generator, 'ndim'), 'generator', wanted, repr(generator), TypeError)
+    if len(generator) != count:
+        raise ValueError(
+            f"generator must be one, or one per sample: got {len(generator)} for a batch of {count}"
+        )
+
 # %% ../nbs/theory/000_conventions.ipynb #e5034454
 def generators(
     seeds: Sequence[int],  # one seed per sample
@@ -348,16 +398,9 @@ def as_generators(
     listed = listed or getattr(seeds, 'ndim', 0) == 1
     wanted = 'be a generator, a seed or a list of them'
     require(listed, 'generator', wanted, _kind(seeds), TypeError)
-    _check_streams(seeds, count)
+    check_generators(seeds, count)
     made = [isinstance(seed, torch.Generator) for seed in seeds]
     return seeds if all(made) else generators(seeds, device)
-
-
-def _check_streams(generator, count):
-    if len(generator) != count:
-        raise ValueError(
-            f"generator must be one, or one per sample: got {len(generator)} for a batch of {count}"
-        )
 
 # %% ../nbs/theory/000_conventions.ipynb #b758e06c
 def _draw(function, shape, generator, device, dtype):
@@ -367,7 +410,7 @@ def _draw(function, shape, generator, device, dtype):
     if isinstance(generator, torch.Generator):
         drawn = function(shape, generator=generator, device=generator.device, dtype=dtype)
         return drawn.to(device)
-    _check_streams(generator, shape[0])
+    check_generators(generator, shape[0])
     if not shape[0]:
         return function(shape, device=device, dtype=dtype)
     drawn = [function(shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]

@@ -25,6 +25,7 @@ class Opened:
 
     x: Tensor  # (C, H, W) in [-1, 1], floating-point
     restore: Callable[[Tensor, Tensor], object]  # (filled, known) to a picture of its kind
+    bounded: bool = False  # whether it came in whole numbers, whose range is that of their type
 
 
 def from_array(
@@ -55,7 +56,7 @@ def from_array(
             new[..., -1:] = np.where(kept, new[..., -1:], high)
         return new.reshape(array.shape)
 
-    return Opened((2 * seen - 1).movedim(-1, 0).float(), restore)
+    return Opened((2 * seen - 1).movedim(-1, 0).float(), restore, whole)
 
 
 def from_pil(
@@ -73,7 +74,7 @@ def from_pil(
         picture = picture if mode == wanted else picture.convert(wanted)
     opened = from_array(np.asarray(picture))
     restored = opened.restore
-    return Opened(opened.x, lambda filled, known: Image.fromarray(restored(filled, known)))
+    return Opened(opened.x, lambda filled, known: Image.fromarray(restored(filled, known)), True)
 
 
 def from_tensor(
@@ -87,7 +88,7 @@ def from_tensor(
             found = torch.from_numpy(opened.restore(filled, known))
             return found.movedim(-1, 0).to(tensor.device)
 
-        return Opened(opened.x, restore_bytes)
+        return Opened(opened.x, restore_bytes, bounded=True)
     floating = tensor.is_floating_point()
     wanted = 'hold floats in [-1, 1], or bytes (uint8)'
     require(floating, 'image', wanted, tensor.dtype, TypeError)

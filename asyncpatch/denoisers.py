@@ -22,6 +22,7 @@ from asyncpatch.conventions import (
     Network,
     NoiseSchedule,
     as_labels,
+    check_callable,
     check_known,
     require,
 )
@@ -73,7 +74,9 @@ def schedule_of(
 ) -> NoiseSchedule:  # maps t to (alpha, sigma)
     """The denoiser's own schedule; for one that knows none, the given one or rectified flow.
 
-    Raises `ValueError` for a given one that contradicts the denoiser."""
+    Raises `ValueError` for a given one that contradicts the denoiser, and `TypeError` for what
+    cannot be asked or called."""
+    check_callable(denoiser=denoiser, schedule=given)
     own = fact(denoiser, 'schedule')
     if own is None:
         return rectified_flow if given is None else given
@@ -281,6 +284,7 @@ class Wrapper:
         self,
         denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
     ):
+        check_callable(denoiser=denoiser)
         self.denoiser = denoiser
 
     def __getattr__(self, name):

@@ -133,7 +133,7 @@ def _clip_of(scheduler):
 def scheduler_times(
     scheduler: object,  # of diffusers; its `set_timesteps` is called
     calls: int,  # of the network
-) -> Tensor:  # times from noise to data, (calls + 1,), float64, for `spatial.synchronous`
+) -> Tensor:  # times from noise to data, (calls + 1,), float64, for `spatial.synchronous_maps`
     """The grid on which diffusers' own pipeline would ask, as times of this book.
 
     The last is 0 where the scheduler's final alpha is one; with `set_alpha_to_one=False` it is

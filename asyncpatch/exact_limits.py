@@ -18,7 +18,9 @@ from asyncpatch.conventions import (
     Labels,
     NoiseSchedule,
     Seeds,
+    check_callable,
     check_count,
+    check_numbers,
     check_positive,
     check_share,
     rand,
@@ -29,7 +31,7 @@ from .denoisers import restrict, schedule_of
 from .inpainting import Problem, pose
 from .joint import corrupt
 from .samplers import ddim_coefficients, ddim_update
-from .spatial import synchronous
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/2101_exact_limits.ipynb #04037151
 def _conjugate_gradients(apply, target, rounds, least):
@@ -134,7 +136,7 @@ def mmps(
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known, noise=noise, rounds=rounds)
     step = partial(mmps_step, stochasticity=stochasticity, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)
 
 # %% ../nbs/library/2101_exact_limits.ipynb #c564c2bd
 def _twist(denoiser, z, t, label, y, known, noise, schedule):
@@ -254,6 +256,7 @@ def tds(
     check_count(2, points=points)
     check_count(particles=particles)
     check_positive(noise=noise)
+    check_callable(told=told)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
@@ -348,10 +351,10 @@ def lanpaint(
     check_count(2, points=points)
     check_count(inner=inner)
     check_positive(size=size)
-    require(0 <= guidance < float('inf'), 'guidance', 'be 0 or more', guidance)
+    check_numbers(0, guidance=guidance)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
     fixed = dict(inner=inner, size=size, guidance=guidance)
     step = partial(lanpaint_step, x=problem.given, known=problem.known, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)

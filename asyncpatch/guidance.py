@@ -17,7 +17,9 @@ from asyncpatch.conventions import (
     Labels,
     Network,
     NoiseSchedule,
+    check_generators,
     check_known,
+    check_numbers,
     check_share,
     rand,
     randn,
@@ -104,6 +106,8 @@ class Guided(Wrapper):
 
 # %% ../nbs/library/14_guidance.ipynb #f6077529
 def _check_weight(weight):
+    if not isinstance(weight, Tensor):
+        check_numbers(weight=weight)
     values = torch.as_tensor(weight, dtype=torch.float64)
     require(bool(values.isfinite().all()), 'weight', 'be finite', weight)
     wanted = 'be a number or have shape (B or 1, 1, H or 1, W or 1)'
@@ -156,6 +160,7 @@ def _fresh(z, wanted, generator):
     """Noise for the images that want it.
 
     The generators of the others do not move, as they would not for these images alone."""
+    check_generators(generator, len(z))
     rows = wanted.expand(len(z)).nonzero()[:, 0]
     streams = take_images(generator, rows)
     noise = randn((len(rows), *z.shape[1:]), streams, z.device, z.dtype)
@@ -183,6 +188,10 @@ class InputGuidance(Guided):
         schedule: NoiseSchedule | None = None,  # the denoiser's own if not given
     ):
         super().__init__(denoiser)
+        if not callable(time) and not isinstance(time, Tensor):
+            check_numbers(time=time)
+        tensor = noise is None or isinstance(noise, Tensor)
+        require(tensor, 'noise', 'be a tensor', type(noise).__name__, TypeError)
         self.weight, self.region, self.time = _check_weight(weight), region, time
         self.generator, self.noise = generator, noise
         self.schedule = schedule_of(denoiser, schedule)

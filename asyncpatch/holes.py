@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .conventions import Generators, rand
+from .conventions import Generators, check_count, rand
 
 # %% ../nbs/library/100_holes.ipynb #657f609d
 CANVAS = 256
@@ -139,6 +139,7 @@ def perlin_noise(
     device: str | torch.device = 'cpu',  # where the noise will be
 ) -> Tensor:  # one octave of gradient noise, (n, height, width)
     "Unit gradients on a lattice of $\\mathcal U(1,\\min(H,W))$ pixels a cell, faded (law of RAD)."
+    check_count(height=height, width=width)
     cell = 1 + (min(height, width) - 1) * rand((n, 1), generator, device)
     angle = 2 * math.pi * rand((n, (height + 1) * (width + 1)), generator, device)
     y, x = torch.arange(height, device=device) / cell, torch.arange(width, device=device) / cell

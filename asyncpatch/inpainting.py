@@ -24,6 +24,7 @@ from asyncpatch.conventions import (
     TimeMaps,
     as_generators,
     as_labels,
+    check_callable,
     check_count,
     check_images,
     check_known,
@@ -35,7 +36,7 @@ from asyncpatch.conventions import (
 from .denoisers import Conditioned, Wrapper, fact, masked_condition, schedule_of
 from .joint import corrupt
 from .samplers import ancestral_step, ddim_coefficients, ddim_step, forward_jump, sample
-from .spatial import inpainting, synchronous, time_grid
+from .spatial import inpainting, synchronous_maps, time_grid
 
 # %% ../nbs/library/21_inpainting.ipynb #1f717d9c
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ class Problem:
         run: Callable[..., Tensor] = sample,  # what follows the plan
     ) -> Tensor:  # images, (B, C, H, W)
         "Run a plan from noise to images."
+        check_callable(run=run)
         made = run(
             denoiser,
             maps,
@@ -177,7 +179,7 @@ def imputation(
     if problem.solved:
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known, stochasticity=stochasticity)
-    maps = synchronous(problem.grid(points))
+    maps = synchronous_maps(problem.grid(points))
     return problem.follow(denoiser, maps, partial(imputation_step, **fixed), run)
 
 # %% ../nbs/library/21_inpainting.ipynb #f0714a0c
@@ -275,7 +277,7 @@ def repaint(
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
-    times = synchronous(problem.grid(levels + 1)).flip(0)
+    times = synchronous_maps(problem.grid(levels + 1)).flip(0)
     step = partial(repaint_step, x=problem.given, known=problem.known, variance=variance)
     return problem.follow(denoiser, _along(times, walk), step, run)
 
@@ -329,7 +331,7 @@ def supervised(
         return problem.answer(problem.given)
     told = Conditioned(denoiser, masked_condition(problem.given, problem.known))
     pinned = _Pinned(told, problem.given, problem.known)
-    maps = synchronous(problem.grid(points))
+    maps = synchronous_maps(problem.grid(points))
     return problem.follow(pinned, maps, partial(ddim_step, stochasticity=stochasticity), run)
 
 # %% ../nbs/library/21_inpainting.ipynb #dfae792c

@@ -20,6 +20,7 @@ from asyncpatch.conventions import (
     NoiseSchedule,
     Seeds,
     check_count,
+    check_numbers,
     check_positive,
     check_share,
     randn,
@@ -29,7 +30,7 @@ from .denoisers import schedule_of
 from .inpainting import pose, repaint_schedule
 from .joint import corrupt
 from .samplers import ddim_update, sample
-from .spatial import synchronous
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/210_inverse_problems.ipynb #8e7f4caa
 def _slope(denoiser, z, t, label, x, known):
@@ -97,13 +98,13 @@ def _pushed(step, denoiser, x, known, label, generator, points, strength, stocha
     "A run of MCG or DPS."
     check_share(stochasticity=stochasticity)
     check_count(2, points=points)
-    require(0 <= strength < float('inf'), 'strength', 'be a length, 0 or more', strength)
+    check_numbers(0, strength=strength)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known)
     step = partial(step, strength=strength, stochasticity=stochasticity, **fixed)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step)
 
 
 def mcg(
@@ -235,12 +236,12 @@ def score_sde(
     Source: Song et al. (2021). Raises `TypeError` or `ValueError` as `pose` does, and for a
     `ratio` that is negative."""
     check_count(2, points=points)
-    require(0 <= ratio < float('inf'), 'ratio', 'be 0 or more', ratio)
+    check_numbers(0, ratio=ratio)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
     step = partial(score_sde_step, x=problem.given, known=problem.known, ratio=ratio)
-    return problem.follow(denoiser, synchronous(problem.grid(points)), step, run)
+    return problem.follow(denoiser, synchronous_maps(problem.grid(points)), step, run)
 
 # %% ../nbs/library/210_inverse_problems.ipynb #b1dd01f2
 def _renewed(z, x0, mended, t, s, eta, generator, schedule):
@@ -299,7 +300,7 @@ def ddrm(
     if problem.solved:
         return problem.answer(problem.given)
     fixed = dict(x=problem.given, known=problem.known, eta=eta, eta_known=eta_known)
-    maps = synchronous(problem.grid(points))
+    maps = synchronous_maps(problem.grid(points))
     return problem.follow(denoiser, maps, partial(ddrm_step, **fixed), run)
 
 # %% ../nbs/library/210_inverse_problems.ipynb #55dc0c1f
@@ -342,12 +343,13 @@ def ddnm(
     Source: Wang et al. (2023). Raises `TypeError` or `ValueError` as `pose` does, for numbers below
     1, a travel of less than two levels and an eta outside [0, 1]."""
     check_share(eta=eta)
-    require(travel >= 2, 'travel', 'climb at least 2 levels', travel)
+    check_count(2, travel=travel)
+    check_count(levels=levels, repeats=repeats)
     walk = repaint_schedule(levels, travel, repeats)
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
-    times = synchronous(problem.grid(levels + 1)).flip(0)
+    times = synchronous_maps(problem.grid(levels + 1)).flip(0)
     asked = [here for here, there in zip(walk, walk[1:]) if there < here] + [0]
     step = partial(ddnm_step, x=problem.given, known=problem.known, eta=eta)
 

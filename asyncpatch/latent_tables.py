@@ -31,7 +31,7 @@ from .recipes import AUTOENCODER_RECIPES, recipe
 from .records import current_part
 from .results import call_bar, kept_samples, scale_for
 from .samplers import sample
-from .spatial import synchronous
+from .spatial import synchronous_maps
 from .zoo import model
 
 # %% ../nbs/library/2442_latent_tables.ipynb #2f6b0557
@@ -202,7 +202,7 @@ def latent_samples(
         with call_bar(words, config['points'] - 1) as bar:
             return sample(
                 denoiser,
-                synchronous(config['points']),
+                synchronous_maps(config['points']),
                 (count, denoiser.net.channels, side, side),
                 label=number % 10,
                 generator=generators(number.tolist()),

@@ -15,7 +15,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .conventions import Generators, TimeLaw, rand, randn
+from asyncpatch.conventions import (
+    Generators,
+    TimeLaw,
+    check_count,
+    check_numbers,
+    check_share,
+    rand,
+    randn,
+    require,
+)
 from .holes import perlin_mask
 
 # %% ../nbs/library/11_laws.ipynb #71325f7e
@@ -30,10 +39,9 @@ def between(
     """$(1-u)\\,t_{\\min}+u\\,t_{\\max}$, exact at both ends.
 
     Raises `ValueError` unless 0 <= t_min <= t_max <= 1."""
-    if not 0 <= t_min <= t_max <= 1:
-        raise ValueError(
-            f"t_min and t_max must be times with t_min <= t_max, got {t_min:g} and {t_max:g}"
-        )
+    check_share(t_min=t_min, t_max=t_max)
+    found = f'{t_min:g} and {t_max:g}'
+    require(t_min <= t_max, 't_min and t_max', 'be times with t_min <= t_max', found)
     return (1 - u) * t_min + u * t_max
 
 # %% ../nbs/library/11_laws.ipynb #a5ac1bb7
@@ -78,6 +86,7 @@ def synchronous(
     t_max: float = T_MAX,  # the noisiest time
 ) -> Tensor:  # times, (n, 1, height, width)
     "Ordinary diffusion: one uniform time for the whole image."
+    check_count(height=height, width=width)
     return between(rand((n, 1, 1, 1), generator, device), t_min, t_max).expand(n, 1, height, width)
 
 # %% ../nbs/library/11_laws.ipynb #076b260a
@@ -105,6 +114,9 @@ def logit_normal(
     t_max: float = T_MAX,  # the noisiest time
 ) -> Tensor:  # times, (n, 1, height, width)
     "One time for the whole image, $t=\\mathrm{sigmoid}(\\mathrm{loc}+\\mathrm{scale}\\cdot\\xi)$ with $\\xi\\sim\\mathcal N(0,1)$ (Esser et al., 2024)."
+    check_count(height=height, width=width)
+    check_numbers(loc=loc)
+    check_numbers(0, scale=scale)
     u = (loc + scale * randn((n, 1, 1, 1), generator, device)).sigmoid()
     return between(u, t_min, t_max).expand(n, 1, height, width)
 
@@ -128,6 +140,7 @@ def default_scales(
     width: int,  # pixels
 ) -> tuple[int, ...]:  # sides of square patches, in pixels
     "The powers of two from one pixel to the first that covers the image."
+    check_count(height=height, width=width)
     return tuple(2**k for k in range((max(height, width) - 1).bit_length() + 1))
 
 # %% ../nbs/library/11_laws.ipynb #f0cbb248
@@ -303,6 +316,7 @@ def perlin(
     t_max: float = T_MAX,  # the noisiest time
 ) -> Tensor:  # times, (n, 1, height, width)
     "$t\\,\\mathbf m+(1-\\mathbf m)\\,b$ with a Perlin mask $\\mathbf m$ and $b\\in\\{0,1\\}$ (paper Fig. 2, left)."
+    check_share(probability=probability)
     mask = perlin_mask(n, height, width, generator, device)
     inside = rand((n, 1, height, width) if per_pixel else (n, 1, 1, 1), generator, device)
     outside = (rand((n, 1, 1, 1), generator, device) < probability).float()

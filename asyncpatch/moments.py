@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from .conventions import DenoiserLike, NoiseSchedule, Step, TimeMaps, require
 from .denoisers import schedule_of
-from .samplers import ddim_step, first_state, follow
+from .samplers import ddim_step, first_state, follow, shape_of_run
 
 # %% ../nbs/library/130_moments.ipynb #2ec77a9c
 class Impulses(TorchFunctionMode):
@@ -69,9 +69,7 @@ def propagate(
 
     For affine denoisers only. Raises `ValueError` for more than one image, and for what `sample`
     would refuse."""
-    if shape is None and x is None:
-        raise ValueError("give shape, or x with the pixels to start from")
-    shape = tuple(x.shape if shape is None else shape)
+    shape = shape_of_run(shape, x)
     require(shape[0] == 1, 'x', 'be one image to propagate its law', shape[0])
     schedule, at = schedule_of(denoiser, schedule), follow(maps, shape)
     t, i = at(0), 0

@@ -28,7 +28,7 @@ from .objectives import Loss, Objective, Velocity, step_generator
 from .run_folders import explain_failure
 from .samplers import sample
 from .schedules import rectified_flow
-from .spatial import synchronous as synchronous_maps
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/202_monitoring.ipynb #722637fd
 def take_rows(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ancestral_step', 'noise_ratio', 'check_stochasticity', 'ddim_coefficients', 'ddim_update', 'forward_jump',
-           'ddim_step', 'flow_velocity', 'euler_step', 'heun_step', 'follow', 'first_state', 'advance', 'sample']
+           'ddim_step', 'flow_velocity', 'euler_step', 'heun_step', 'follow', 'shape_of_run', 'first_state', 'advance',
+           'sample']
 
 # %% ../nbs/library/13_samplers.ipynb #26073c29
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from asyncpatch.conventions import (
     TimeMaps,
     as_generators,
     as_labels,
+    check_callable,
     check_times,
     randn,
     require,
@@ -237,6 +239,23 @@ def follow(
 
     return at
 
+
+def shape_of_run(
+    shape: tuple[int, ...] | None,  # of the result, (B, C, H, W), as it was said
+    x: Tensor | None,  # data of the pixels that start below time 1
+) -> tuple[int, ...]:  # (B, C, H, W)
+    """The shape of a run: as said, or that of the data.
+
+    Raises `ValueError` where there is neither or they differ, `TypeError` for what is none."""
+    require(shape is not None or x is not None, 'shape', 'be given where x is not', None)
+    require(x is None or isinstance(x, Tensor), 'x', 'be a tensor', repr(x), TypeError)
+    listed = shape is None or isinstance(shape, (tuple, list))
+    require(listed, 'shape', 'be (B, C, H, W)', repr(shape), TypeError)
+    shape = tuple(x.shape if shape is None else shape)
+    fits = x is None or tuple(x.shape) == shape
+    require(fits, 'x', f'have shape {shape}', None if fits else tuple(x.shape))
+    return shape
+
 # %% ../nbs/library/13_samplers.ipynb #417e13f4
 def _finite(z):
     "Whether no number is infinite or NaN: only for these is z - z not 0."
@@ -335,11 +354,8 @@ def sample(
     Raises `ValueError` for maps that leave [0, 1], do not broadcast or rise, for pixels that start
     below 1 without data, for labels that do not fit, for a schedule that is not the denoiser's, and
     for a denoiser whose answer is not finite or of another shape."""
-    if shape is None and x is None:
-        raise ValueError("give shape, or x with the pixels to start from")
-    shape = tuple(x.shape if shape is None else shape)
-    if x is not None:
-        require(tuple(x.shape) == shape, 'x', f'have shape {shape}', tuple(x.shape))
+    shape = shape_of_run(shape, x)
+    check_callable(step=step, callback=callback)
     schedule, device = schedule_of(denoiser, schedule), _place_of(denoiser, maps, x)
     at = follow(maps, shape, device)
     t = at(0)
@@ -355,6 +371,6 @@ def sample(
         z, x0 = take(i, z, x0, t, s, generator, label)
         if not _finite(z):
             raise ValueError(f"the denoiser gave values that are not finite at step {i + 1}")
-        if callback:
+        if callback is not None:
             callback(i, z, x0, s)
         t = s

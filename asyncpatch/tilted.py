@@ -21,7 +21,7 @@ from .denoisers import Wrapper, schedule_of
 from .guidance import ClassGuidance
 from .joint import Mixture
 from .samplers import ancestral_step
-from .spatial import synchronous
+from .spatial import synchronous_maps
 
 # %% ../nbs/library/141_tilted.ipynb #762c764d
 def class_probability(
@@ -106,7 +106,7 @@ def tilted_particles(
     guided, schedule = Watched(denoiser, weight), schedule_of(denoiser)
     label = as_labels(label, shape[0])
     z = torch.randn(shape, generator=generator)
-    maps = (t_end + (1 - t_end) * synchronous(points)).to(z)
+    maps = (t_end + (1 - t_end) * synchronous_maps(points)).to(z)
     log_weights, least, before = torch.zeros(shape[0], dtype=torch.float64), 1.0, None
     for t, s in zip(maps, maps[1:]):
         z, _ = ancestral_step(guided, z, t, s, generator, label)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import asyncpatch
 from .autoencoder import Autoencoder
-from .conventions import require
+from .conventions import check_device, require
 from .denoisers import Denoiser, schedule_name
 from .diffusers_unets import DiffusersUNet
 from .files import write_atomically
@@ -374,6 +374,8 @@ def from_hub(
 # %% ../nbs/library/18_weights.ipynb #9da88f5a
 def _find(name):
     "The file behind a name."
+    named = isinstance(name, (str, Path))
+    require(named, 'name', 'be a name or a path', repr(name), TypeError)
     path = Path(name)
     if path.is_dir():
         path = path / 'weights.safetensors'
@@ -402,8 +404,9 @@ def load(
 
     Raises `FileNotFoundError` for a name that is nowhere, `ConnectionError` when the hub is needed
     and cannot be reached, and `ValueError` for a file that is damaged, not ours, of an unknown
-    kind, or does not fit its configuration."""
+    kind, or does not fit its configuration, and for a device that is not there."""
     path = _find(name)
+    check_device(device)
     read_shapes(path)
     try:
         return _build(path, device)

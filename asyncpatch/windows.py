@@ -38,6 +38,7 @@ class Windowed(Wrapper):
         check_count(size=size, batch=batch)
         self.window, self.batch = size, batch
         self.stride = max(1, size // 2) if stride is None else stride
+        check_count(stride=self.stride)
         wanted = f'be from 1 to the size of a window, {size}'
         require(1 <= self.stride <= size, 'stride', wanted, stride)
         self.size = None  # any, from a window up

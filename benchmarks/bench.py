@@ -37,10 +37,10 @@ from asyncpatch import spatial
 from asyncpatch.denoisers import Denoiser
 from asyncpatch.garments import garments
 from asyncpatch.laws import asyncpatch
-from asyncpatch.walks import sample_environment, walk
 from asyncpatch.rival_laws import LAWS
 from asyncpatch.samplers import sample
 from asyncpatch.unet import UNet
+from asyncpatch.walks import sample_environment, walk
 
 GARMENTS = dict(channels=1, base=16, multipliers=(1, 2, 4), blocks=(1, 1, 1), middle=1, classes=10)
 STEPS = 49
@@ -70,8 +70,8 @@ def clocks(repeats):
 
 def azula_sampler(shape):
     "azula's DDIM with a denoiser that does nothing."
-    from azula.denoise import DiracPosterior
     from azula.denoise import Denoiser as Base
+    from azula.denoise import DiracPosterior
     from azula.noise import RectifiedSchedule
     from azula.sample import DDIMSampler
 
@@ -108,7 +108,7 @@ def sampler_loops(repeats):
     for shape in ((64, 1, 28, 28), (8, 3, 64, 64)):
         known = torch.rand(shape[0], 1, *shape[2:]) < 0.5
         plans = {
-            'ours, one time': spatial.synchronous(STEPS + 1),
+            'ours, one time': spatial.synchronous_maps(STEPS + 1),
             'ours, one map': spatial.inpainting(known[:1], STEPS + 1),
             'ours, a map per image': spatial.inpainting(known, STEPS + 1),
         }
@@ -125,7 +125,7 @@ def sampler_loops(repeats):
                 print(f'{title} was not measured: {type(error).__name__}: {error}')
         found[f'{STEPS} steps, {" x ".join(map(str, shape))}'] = paired(works, 'by hand', repeats)
     net, x, label = Denoiser(UNet(**GARMENTS).eval()), torch.zeros(64, 1, 28, 28), torch.arange(64)
-    run = partial(sample, maps=spatial.synchronous(5), x=x, label=label % 10)
+    run = partial(sample, maps=spatial.synchronous_maps(5), x=x, label=label % 10)
     works = {'with the network of garments': partial(run, net)}
     works['with none'] = partial(run, samplers.silent)
     found['4 steps, 64 garments'] = paired(works, 'with the network of garments', repeats)
@@ -223,10 +223,10 @@ def memory_of(what):
             net, lambda z, t: net(z, t, label), z, asyncpatch(64, 28, 28)
         ),
         'sampling 64 garments, network': lambda: sample(
-            Denoiser(net.eval()), spatial.synchronous(5), x=z, label=label
+            Denoiser(net.eval()), spatial.synchronous_maps(5), x=z, label=label
         ),
         'sampling 256 garments, exact': lambda: sample(
-            world, spatial.synchronous(5), x=many, label=torch.arange(256) % 10
+            world, spatial.synchronous_maps(5), x=many, label=torch.arange(256) % 10
         ),
     }
     if what is None:

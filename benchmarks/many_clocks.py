@@ -170,7 +170,7 @@ def plans_of(batch, size, calls):
     hole = hole_of(size, 1.0) == 1.0
     bands = (torch.arange(size) * 4 // size)[:, None].expand(size, size)
     plans = {
-        'one time': spatial.synchronous(calls + 1),
+        'one time': spatial.synchronous_maps(calls + 1),
         'inpainting, table': spatial.inpainting(hole, calls + 1),
         'autoregressive, 4 rows, table': spatial.autoregressive(bands, calls // 4),
     }

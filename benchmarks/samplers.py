@@ -47,7 +47,7 @@ def plans(shape):
     "One time; one map for all, half of it known; a map for every image."
     known = torch.rand(shape[0], 1, *shape[2:], generator=torch.Generator().manual_seed(0)) < 0.5
     return {
-        'one time': spatial.synchronous(STEPS + 1),
+        'one time': spatial.synchronous_maps(STEPS + 1),
         'one map': spatial.inpainting(known[:1], STEPS + 1),
         'a map per image': spatial.inpainting(known, STEPS + 1),
     }

@@ -202,7 +202,7 @@ def run(denoiser, scheduler, calls, seed, step):
     alpha, sigma = denoiser.schedule(times[0])
     x = noise * (1 - sigma) / alpha if times[0] < 1 else torch.zeros_like(noise)
     draw.manual_seed(seed)
-    return sample(denoiser, spatial.synchronous(times), x=x, generator=draw, step=step)
+    return sample(denoiser, spatial.synchronous_maps(times), x=x, generator=draw, step=step)
 
 
 @pytest.mark.parametrize('name,scheduler', list(schedulers()), ids=[n for n, _ in schedulers()])

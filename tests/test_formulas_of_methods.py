@@ -106,7 +106,7 @@ def test_any_length_of_a_push_is_taken(method):
         for strength in (0, 0.25, 1, 2)
     ]
     assert len({image[0, 0, 0, 1].item() for image in found}) == 4
-    with pytest.raises(ValueError, match='strength must be a length, 0 or more, got -0.5'):
+    with pytest.raises(ValueError, match='strength must be finite and at least 0, got -0.5'):
         method(toy_gaussian(0.8), **PAIR, strength=-0.5)
 
 
@@ -114,7 +114,7 @@ def test_the_shortest_travel_is_two_levels():
     assert (
         ddnm(toy_gaussian(0.8), **PAIR, generator=0, levels=6, travel=2, repeats=2).isfinite().all()
     )
-    with pytest.raises(ValueError, match='travel must climb at least 2 levels, got 1'):
+    with pytest.raises(ValueError, match='travel must be at least 2, got 1'):
         ddnm(toy_gaussian(0.8), **PAIR, travel=1)
 
 

@@ -12,7 +12,7 @@ from asyncpatch.joint import GaussianMixture, corrupt
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.samplers import sample
 from asyncpatch.schedules import cosine
-from asyncpatch.spatial import synchronous
+from asyncpatch.spatial import synchronous_maps
 
 
 def mixture(components=4, shape=(1, 4, 4), rank=2, seed=0, dtype=torch.float64, **more):
@@ -116,7 +116,7 @@ def test_native_fills_follow_the_conditional_law():
 def test_its_own_schedule_and_precision():
     "Runs follow a cosine oracle's schedule; float32 stays within rounding of float64."
     law = mixture(2, schedule=cosine)
-    maps = synchronous(60)
+    maps = synchronous_maps(60)
     run = [
         sample(one, maps, (8, 1, 4, 4), generator=generators(range(8)), schedule=cosine)
         for one in (law.to(torch.float32), law)

@@ -28,7 +28,7 @@ from asyncpatch.proper_scores import energy_score
 from asyncpatch.regret import answers, draw_exam, draw_led_exam, hurried, standard_uses
 from asyncpatch.rival_laws import LAWS
 from asyncpatch.samplers import euler_step, heun_step
-from asyncpatch.spatial import synchronous
+from asyncpatch.spatial import synchronous_maps
 from asyncpatch.stationary import StationaryGaussian
 from asyncpatch.transformer import Transformer
 from asyncpatch.unet import UNet
@@ -130,7 +130,7 @@ def led(plan, device):
     def uncertainty(z, t, label=None):
         return posterior_variance(model, z, t.clamp(max=0.99), label)
 
-    maps, step = synchronous(5).to(device), euler_step
+    maps, step = synchronous_maps(5).to(device), euler_step
     if plan == 'dual loop':
         maps = DualLoop(uncertainty, 8, 8, 3, 2, patch=2, device=device)
     if plan == 'accelerated':

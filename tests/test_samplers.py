@@ -238,7 +238,7 @@ def test_a_network_in_company_and_alone():
         [
             turns,
             spatial.hold(turns, lower),
-            torch.cat([spatial.synchronous(4, 8, 8), torch.zeros(9, 1, 1, 8, 8)]),
+            torch.cat([spatial.synchronous_maps(4, 8, 8), torch.zeros(9, 1, 1, 8, 8)]),
         ],
         1,
     ).double()
@@ -355,7 +355,7 @@ def test_the_condition_goes_with_the_image():
     y = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(4))
     ends = torch.cat(
         [
-            torch.cat([spatial.synchronous(n + 1, 4, 4), torch.zeros(8 - n, 1, 1, 4, 4)])
+            torch.cat([spatial.synchronous_maps(n + 1, 4, 4), torch.zeros(8 - n, 1, 1, 4, 4)])
             for n in (2, 8, 5)
         ],
         1,

@@ -184,7 +184,7 @@ def test_models_by_name(tmp_path, name):
     model = train_model(tmp_path / 'run', 'smoke', name, progress=False)
     assert architecture_of(model.net) == 'transformer'
     assert model.net.config['width'] == recipe_of('smoke', name)['net']['width']
-    drawn = sample(model, spatial.synchronous(4), (2, 1, 8, 8), label=1, generator=0)
+    drawn = sample(model, spatial.synchronous_maps(4), (2, 1, 8, 8), label=1, generator=0)
     assert drawn.isfinite().all()
     if name.startswith('forcing'):
         z, t, label = question()

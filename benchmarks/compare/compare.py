@@ -27,14 +27,14 @@ from asyncpatch.inpainting import repaint, repaint_step
 from asyncpatch.inverse_problems import ddrm_step
 from asyncpatch.joint import Gaussian, smooth_gaussian, toy_gaussian
 from asyncpatch.moments import propagate
-from asyncpatch.spatial import synchronous, time_grid
+from asyncpatch.spatial import synchronous_maps, time_grid
 
 N, HERE = {'pair': 10_000, 'cloud': 2_000}, Path(__file__).parent
 
 
 def maps_of(points, x):
     "Times for images that run by one clock, (points, 1, 1, 1, 1)."
-    return synchronous(time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)))
+    return synchronous_maps(time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)))
 
 
 # -- what is compared on -------------------------------------------------------------------------------------------
