@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .records import SCALES, Record, checkout, load_record
 from .reproduction import product_names
+from .results import verdict_of
 
 # %% ../nbs/results/400_gallery.ipynb #493d6100
 class Exhibit(NamedTuple):
@@ -54,7 +55,7 @@ def shown(
         table = (root / exhibit.table).read_text(encoding='utf-8').strip()
         lines.append(f'<details><summary>The table</summary>\n\n{table}\n\n</details>')
     for said in (record.data.get('claims') or {}).values():
-        lines.append(f'**{said["verdict"].capitalize()}**: {said["ours"]}')
+        lines.append(f'**{verdict_of(said).capitalize()}**: {said["ours"]}')
     return '\n\n'.join([*lines, _sources(exhibit, up)])
 
 

@@ -10,13 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMAND = [
-    sys.executable,
-    '-W',
-    'ignore',
-    '-c',
-    'import sys; from asyncpatch.cli import main; sys.exit(main())',
-]
+COMMAND = [sys.executable, '-W', 'ignore', '-m', 'asyncpatch']
 
 
 def asyncpatch(*arguments, cwd=ROOT, **environment):
@@ -177,20 +171,12 @@ def test_reproduce_needs_a_checkout(tmp_path):
 
 
 def test_interrupted_training_leaves_a_run_that_continues(tmp_path):
-    listening = COMMAND[-1].replace(
-        'import sys', 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)'
-    )  # a background shell has it ignored
-    command = [
-        *COMMAND[:-1],
-        listening,
-        'train',
-        '--scale',
-        'smoke',
-        '--steps',
-        '4000',
-        '--out',
-        str(tmp_path / 'run'),
-    ]
+    listening = (  # a background shell has it ignored
+        'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
+        'from asyncpatch.cli import main; sys.exit(main())'
+    )
+    asked = ('train', '--scale', 'smoke', '--steps', '4000', '--out', str(tmp_path / 'run'))
+    command = [sys.executable, '-W', 'ignore', '-c', listening, *asked]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

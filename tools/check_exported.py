@@ -119,7 +119,7 @@ def check_orphans(modules):
     "Each module is exported by a notebook."
     for path in sorted(config.lib_path.rglob('*.py')):
         name = path.relative_to(config.lib_path).with_suffix('').as_posix().replace('/', '.')
-        if name not in {'__init__', '_modidx', *modules}:
+        if name not in {'__init__', '__main__', '_modidx', *modules}:
             problems.append(f'{path.relative_to(root)}: an orphan, no notebook exports it')
 
 
