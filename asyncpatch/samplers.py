@@ -264,7 +264,7 @@ def _finite(z):
 
 def first_state(
     x: Tensor | None,  # data of the pixels that start below time 1; the others are not looked at
-    t: Tensor,  # the first map, broadcastable to the data
+    t: Tensor,  # times of the first map, broadcastable to the data
     shape: tuple[int, ...],  # of the data, (B, C, H, W)
     generator: Generators = None,  # one for the batch, or one per sample
     schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
