@@ -147,7 +147,7 @@ def ranks(
 class Accelerated:
     """A plan for `sample` that hurries where uncertainty is low (@eq-accelerated); for one run.
 
-    Raises `ValueError` for a patch that does not divide the image, fewer than one step and a
+    Raises `ValueError` for a patch that does not divide the image, fewer than one call and a
     `fastest` below 1."""
 
     def __init__(
@@ -155,15 +155,15 @@ class Accelerated:
         uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
         height: int,  # pixels
         width: int,  # pixels
-        steps: int,  # of an image's slowest patch, N
+        calls: int,  # of the network until an image's slowest patch arrives, N
         fastest: float = 4.0,  # speed of the most certain patch, f
         patch: int = 1,  # side of a patch, pixels
         label: Labels = None,  # classes, (B,)
         device: str | torch.device = 'cpu',  # where the maps are
     ):
-        check_count(steps=steps, patch=patch)
+        check_count(calls=calls, patch=patch)
         require(fastest >= 1, 'fastest', 'be at least 1', f'{fastest:g}')
-        self.uncertainty, self.steps, self.fastest = uncertainty, steps, fastest
+        self.uncertainty, self.calls, self.fastest = uncertainty, calls, fastest
         self.patch, self.label = patch, label
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
@@ -184,7 +184,7 @@ class Accelerated:
             return None
         else:
             now = self.t.expand(len(z), *self.t.shape[1:])
-            t = now - patches_to_pixels(self._speed(z, now), self.patch) / self.steps
+            t = now - patches_to_pixels(self._speed(z, now), self.patch) / self.calls
             self.t = t.where(t > 1e-6, 0.0)  # what is left of rounding is no step
         return self.t
 
@@ -199,7 +199,7 @@ class Trace:
         self.times.append(t.expand(len(z), *t.shape[1:]).clone())
         self.x0.append(x0.clone())
 
-    def steps(self) -> Tensor:  # (B, 1, H, W)
+    def moves(self) -> Tensor:  # (B, 1, H, W)
         "How many steps moved each pixel from time 1 on."
         times = torch.stack([torch.ones_like(self.times[0]), *self.times])
         return (times[1:] < times[:-1]).sum(0)
@@ -216,16 +216,16 @@ class DualLoop:
         uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
         height: int,  # pixels
         width: int,  # pixels
-        steps: int,  # outer steps, N
+        outer: int,  # steps of the certain pixels, N
         inner: int = 4,  # small steps of the uncertain pixels in each outer one
         share: float = 0.4,  # of the pixels of an image that count as certain
         patch: int = 1,  # side of a patch, pixels
         label: Labels = None,  # classes, (B,)
         device: str | torch.device = 'cpu',  # where the maps are
     ):
-        check_count(steps=steps, inner=inner, patch=patch)
+        check_count(outer=outer, inner=inner, patch=patch)
         check_share(share=share)
-        self.uncertainty, self.steps, self.inner = uncertainty, steps, inner
+        self.uncertainty, self.outer, self.inner = uncertainty, outer, inner
         self.share, self.patch, self.label = share, patch, label
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
@@ -234,9 +234,9 @@ class DualLoop:
         if step == 0:
             return self.first
         outer, small = divmod(step - 1, self.inner)
-        if outer == self.steps:
+        if outer == self.outer:
             return None
-        now, there = (self.first * (self.steps - k) / self.steps for k in (outer, outer + 1))
+        now, there = (self.first * (self.outer - k) / self.outer for k in (outer, outer + 1))
         if small == 0:
             label = as_labels(self.label, len(z), device=z.device)
             self.certain = certain(self.uncertainty(z, now, label), self.share, self.patch)

@@ -8,6 +8,7 @@ __all__ = ['time_grid', 'synchronous_maps', 'partial_start', 'hold', 'inpainting
 
 # %% ../nbs/library/12_spatial.ipynb #a8a50295
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -58,6 +59,14 @@ def synchronous_maps(
     Raises `ValueError` for a grid that is no list of times."""
     check_count(height=height, width=width)
     return _grid(points).expand(-1, 1, 1, height, width)
+
+# %% ../nbs/library/12_spatial.ipynb #5e0b7a11
+def __getattr__(name):
+    "The name that `synchronous_maps` had before it was told apart from the law of training times."
+    if name != 'synchronous':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    warnings.warn('spatial.synchronous is spatial.synchronous_maps', DeprecationWarning, 2)
+    return synchronous_maps
 
 # %% ../nbs/library/12_spatial.ipynb #b2a1cc58
 def partial_start(
@@ -187,19 +196,19 @@ def _groups(order):
 
 def autoregressive(
     order: Tensor,  # group of each pixel, 0, …, K - 1, 0 first, (H, W) or (B, H, W), integer
-    steps: int,  # steps that a group takes from noise to data
+    calls: int,  # of the network for a group, from noise to data
     overlap: float = 0.0,  # share of a group's time for which the next is under way already
-) -> Tensor:  # time maps, (points, B or 1, 1, H, W); without overlap K*steps + 1 points
+) -> Tensor:  # time maps, (points, B or 1, 1, H, W); without overlap K*calls + 1 points
     """Groups in their order (@eq-spatial-autoregressive), ending at exactly 0.
 
     `overlap` runs from one by one (0) to ordinary sampling (1). Raises `TypeError` or `ValueError`
-    for an order that is no numbering of nonempty groups, for no steps and for an overlap outside
+    for an order that is no numbering of nonempty groups, for no calls and for an overlap outside
     [0, 1]."""
     groups = _groups(order)
-    check_count(steps=steps)
+    check_count(calls=calls)
     check_share(overlap=overlap)
     length = (groups - 1) * (1 - overlap) + 1
-    count = math.ceil(length * steps - 1e-9)
+    count = math.ceil(length * calls - 1e-9)
     v = torch.arange(count + 1, dtype=torch.float64, device=order.device) * length / count
     v[-1] = length  # to the last bit, so that the last group arrives
     begin = order.double().view(-1, 1, *order.shape[-2:]) * (1 - overlap)

@@ -215,9 +215,9 @@ def test_a_run_by_tables_is_the_run_by_fields(images, step):
     class Late:
         "A denoiser whose hook gives the third map the table of the first."
 
-        def prepare(self, points, like):
-            planned = model.net.prepare_plan(model, points, like)
-            planned.tables[id(points[2])] = planned.tables[id(points[0])]
+        def prepare(self, maps, like):
+            planned = model.net.prepare_plan(model, maps, like)
+            planned.tables[id(maps[2])] = planned.tables[id(maps[0])]
             return planned
 
         __call__ = model.__call__
