@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UncertaintyFunction', 'posterior_variance', 'head_uncertainty', 'Remember', 'calibration', 'ranks', 'Accelerated',
-           'Trace', 'DualLoop', 'certain', 'look_ahead_step', 'look_ahead']
+           'Trace', 'DualLoop', 'certain', 'EasyFirst', 'look_ahead_step', 'look_ahead']
 
 # %% ../nbs/library/22_adaptive.ipynb #8e21c13f
 import math
@@ -255,6 +255,51 @@ def certain(
     place = cells.flatten(1).argsort(dim=-1, stable=True).argsort(-1).reshape(cells.shape)
     count = math.floor(share * cells.shape[-2] * cells.shape[-1] + 1e-9)  # .29 * 100 is 28.999…
     return patches_to_pixels(place < count, patch)
+
+# %% ../nbs/library/22_adaptive.ipynb #ac6e8cbf
+class EasyFirst:
+    """Groups of patches one after the other, the least uncertain first; a plan for one run.
+
+    A group is chosen when it begins, among the patches that wait. Raises `ValueError` for fewer
+    than one group or step, more groups than patches, and a patch that does not divide the image."""
+
+    def __init__(
+        self,
+        uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
+        height: int,  # pixels
+        width: int,  # pixels
+        groups: int,  # of nearly equal size
+        steps: int,  # of each group, from noise to data
+        patch: int = 1,  # side of a patch, pixels
+        label: Labels = None,  # classes, (B,)
+        device: str | torch.device = 'cpu',  # where the maps are
+    ):
+        check_count(groups=groups, steps=steps, patch=patch)
+        self.uncertainty, self.groups, self.steps = uncertainty, groups, steps
+        self.patch, self.label = patch, label
+        self.first = torch.ones(1, 1, height, width, device=device)
+        n = _pooled(self.first, patch).numel()
+        require(groups <= n, 'groups', f'be at most the {n} patches', groups)
+        self.shares = [((k + 1) * n // groups - k * n // groups) / n for k in range(groups)]
+
+    def _chosen(self, z, group):
+        "The patches of the next group, (B, 1, H, W)."
+        self.t = self.t.expand(len(z), *self.first.shape[1:])
+        if group == self.groups - 1:
+            return self.t == 1
+        label = as_labels(self.label, len(z), device=z.device)
+        u = self.uncertainty(z, self.t, label).masked_fill(self.t < 1, torch.inf)
+        return certain(u, self.shares[group], self.patch)
+
+    def __call__(self, step: int, z: Tensor | None, x0: Tensor | None) -> Tensor | None:
+        group, small = divmod(step - 1, self.steps)
+        if group == self.groups:
+            return None
+        if step > 0 and small == 0:
+            self.now = self._chosen(z, group)
+        moved = step > 0 and torch.where(self.now, 1 - (small + 1) / self.steps, self.t)
+        self.t = self.first if step == 0 else moved
+        return self.t
 
 # %% ../nbs/library/22_adaptive.ipynb #1edb53e1
 def look_ahead_step(

@@ -18,9 +18,6 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'asyncpatch'
 TWO_HOMES = {  # why they may
     'sample': '`asyncpatch.sample` is the front door of `samplers.sample`',
     'train': '`asyncpatch.train` is the front door of `training.train`',
-    'inpainting': 'time maps of `spatial` for a hole; the module holds the methods that fill one',
-    'likelihood': 'of the known pixels, in `exact_limits`; the module measures those of models',
-    'texture': 'a photograph that ships, in `textures`; the module continues one',
 }
 
 ARGUMENTS = {  # name: pattern of the annotation, pattern of the comment
