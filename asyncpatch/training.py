@@ -21,6 +21,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, b
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .cards import card
 from asyncpatch.conventions import (
     TimeLaw,
     check_count,
@@ -51,7 +52,7 @@ from asyncpatch.run_folders import (
     write_checkpoint,
 )
 from .tables import keep_freed_memory
-from .weights import ARCHITECTURES, card, kind_of, load, save, unwrapped
+from .weights import ARCHITECTURES, kind_of, load, save, unwrapped
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class TimeBox:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from asyncpatch.cards import card
 from asyncpatch.codebook import codebook_health
 from asyncpatch.data import digits
 from asyncpatch.files import write_atomically
@@ -25,7 +26,7 @@ from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS, latent_known
 from asyncpatch.recipes import SIDES, recipe
 from asyncpatch.records import checkout, load_record
-from asyncpatch.weights import SHIPPED, card, load, load_tensors, save
+from asyncpatch.weights import SHIPPED, load, load_tensors, save
 from asyncpatch.zoo import finished_weights
 
 LIST = json.loads((Path(__file__).parent / 'ships.json').read_text(encoding='utf-8'))
