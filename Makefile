@@ -45,6 +45,7 @@ ship: setup ## finished models of tools/ships.json into the package, each with i
 test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_exported.py
 	$(BIN)/python tools/check_style.py
+	$(BIN)/python tools/check_names.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UncertaintyFunction', 'posterior_variance', 'head_uncertainty', 'Remember', 'calibration', 'ranks', 'Accelerated',
-           'Trace', 'DualLoop', 'certain', 'look_ahead_step', 'look_ahead']
+           'Trace', 'DualLoop', 'certain', 'EasyFirst', 'look_ahead_step', 'look_ahead']
 
 # %% ../nbs/library/22_adaptive.ipynb #8e21c13f
 import math
@@ -147,7 +147,7 @@ def ranks(
 class Accelerated:
     """A plan for `sample` that hurries where uncertainty is low (@eq-accelerated); for one run.
 
-    Raises `ValueError` for a patch that does not divide the image, fewer than one step and a
+    Raises `ValueError` for a patch that does not divide the image, fewer than one call and a
     `fastest` below 1."""
 
     def __init__(
@@ -155,15 +155,15 @@ class Accelerated:
         uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
         height: int,  # pixels
         width: int,  # pixels
-        steps: int,  # of an image's slowest patch, N
+        calls: int,  # of the network until an image's slowest patch arrives, N
         fastest: float = 4.0,  # speed of the most certain patch, f
         patch: int = 1,  # side of a patch, pixels
         label: Labels = None,  # classes, (B,)
         device: str | torch.device = 'cpu',  # where the maps are
     ):
-        check_count(steps=steps, patch=patch)
+        check_count(calls=calls, patch=patch)
         require(fastest >= 1, 'fastest', 'be at least 1', f'{fastest:g}')
-        self.uncertainty, self.steps, self.fastest = uncertainty, steps, fastest
+        self.uncertainty, self.calls, self.fastest = uncertainty, calls, fastest
         self.patch, self.label = patch, label
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
@@ -184,7 +184,7 @@ class Accelerated:
             return None
         else:
             now = self.t.expand(len(z), *self.t.shape[1:])
-            t = now - patches_to_pixels(self._speed(z, now), self.patch) / self.steps
+            t = now - patches_to_pixels(self._speed(z, now), self.patch) / self.calls
             self.t = t.where(t > 1e-6, 0.0)  # what is left of rounding is no step
         return self.t
 
@@ -199,7 +199,7 @@ class Trace:
         self.times.append(t.expand(len(z), *t.shape[1:]).clone())
         self.x0.append(x0.clone())
 
-    def steps(self) -> Tensor:  # (B, 1, H, W)
+    def moves(self) -> Tensor:  # (B, 1, H, W)
         "How many steps moved each pixel from time 1 on."
         times = torch.stack([torch.ones_like(self.times[0]), *self.times])
         return (times[1:] < times[:-1]).sum(0)
@@ -216,16 +216,16 @@ class DualLoop:
         uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
         height: int,  # pixels
         width: int,  # pixels
-        steps: int,  # outer steps, N
+        outer: int,  # steps of the certain pixels, N
         inner: int = 4,  # small steps of the uncertain pixels in each outer one
         share: float = 0.4,  # of the pixels of an image that count as certain
         patch: int = 1,  # side of a patch, pixels
         label: Labels = None,  # classes, (B,)
         device: str | torch.device = 'cpu',  # where the maps are
     ):
-        check_count(steps=steps, inner=inner, patch=patch)
+        check_count(outer=outer, inner=inner, patch=patch)
         check_share(share=share)
-        self.uncertainty, self.steps, self.inner = uncertainty, steps, inner
+        self.uncertainty, self.outer, self.inner = uncertainty, outer, inner
         self.share, self.patch, self.label = share, patch, label
         self.first = torch.ones(1, 1, height, width, device=device)
         _pooled(self.first, patch)
@@ -234,9 +234,9 @@ class DualLoop:
         if step == 0:
             return self.first
         outer, small = divmod(step - 1, self.inner)
-        if outer == self.steps:
+        if outer == self.outer:
             return None
-        now, there = (self.first * (self.steps - k) / self.steps for k in (outer, outer + 1))
+        now, there = (self.first * (self.outer - k) / self.outer for k in (outer, outer + 1))
         if small == 0:
             label = as_labels(self.label, len(z), device=z.device)
             self.certain = certain(self.uncertainty(z, now, label), self.share, self.patch)
@@ -255,6 +255,51 @@ def certain(
     place = cells.flatten(1).argsort(dim=-1, stable=True).argsort(-1).reshape(cells.shape)
     count = math.floor(share * cells.shape[-2] * cells.shape[-1] + 1e-9)  # .29 * 100 is 28.999…
     return patches_to_pixels(place < count, patch)
+
+# %% ../nbs/library/22_adaptive.ipynb #ac6e8cbf
+class EasyFirst:
+    """Groups of patches one after the other, the least uncertain first; a plan for one run.
+
+    A group is chosen when it begins, among the patches that wait. Raises `ValueError` for fewer
+    than one group or step, more groups than patches, and a patch that does not divide the image."""
+
+    def __init__(
+        self,
+        uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
+        height: int,  # pixels
+        width: int,  # pixels
+        groups: int,  # of nearly equal size
+        steps: int,  # of each group, from noise to data
+        patch: int = 1,  # side of a patch, pixels
+        label: Labels = None,  # classes, (B,)
+        device: str | torch.device = 'cpu',  # where the maps are
+    ):
+        check_count(groups=groups, steps=steps, patch=patch)
+        self.uncertainty, self.groups, self.steps = uncertainty, groups, steps
+        self.patch, self.label = patch, label
+        self.first = torch.ones(1, 1, height, width, device=device)
+        n = _pooled(self.first, patch).numel()
+        require(groups <= n, 'groups', f'be at most the {n} patches', groups)
+        self.shares = [((k + 1) * n // groups - k * n // groups) / n for k in range(groups)]
+
+    def _chosen(self, z, group):
+        "The patches of the next group, (B, 1, H, W)."
+        self.t = self.t.expand(len(z), *self.first.shape[1:])
+        if group == self.groups - 1:
+            return self.t == 1
+        label = as_labels(self.label, len(z), device=z.device)
+        u = self.uncertainty(z, self.t, label).masked_fill(self.t < 1, torch.inf)
+        return certain(u, self.shares[group], self.patch)
+
+    def __call__(self, step: int, z: Tensor | None, x0: Tensor | None) -> Tensor | None:
+        group, small = divmod(step - 1, self.steps)
+        if group == self.groups:
+            return None
+        if step > 0 and small == 0:
+            self.now = self._chosen(z, group)
+        moved = step > 0 and torch.where(self.now, 1 - (small + 1) / self.steps, self.t)
+        self.t = self.first if step == 0 else moved
+        return self.t
 
 # %% ../nbs/library/22_adaptive.ipynb #1edb53e1
 def look_ahead_step(

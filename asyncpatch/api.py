@@ -46,7 +46,7 @@ from .methods import METHODS, in_latents
 from .recipes import network_maker
 from .rival_laws import LAWS
 from .samplers import ddim_step
-from .samplers import sample as follow
+from .samplers import sample as follow_plan
 from .spatial import check_maps
 from .training import train as run_training
 from .weights import load
@@ -212,9 +212,9 @@ def sample(
 ) -> Tensor:  # images, (n, C, H, W), in the model's range; latents come decoded
     """Draw images from a model: from noise at time 1 to data at time 0, each with its own seed.
 
-    Raises `TypeError` for what is no diffusion model, and `ValueError` for numbers of images,
-    labels or seeds that do not agree, for a class that the model does not have, for `calls` below
-    1, and for `calls` or `order` beside `maps`."""
+    The front door of `samplers.sample`. Raises `TypeError` for what is no diffusion model, and
+    `ValueError` for numbers of images, labels or seeds that do not agree, for a class that the
+    model does not have, for `calls` below 1, and for `calls` or `order` beside `maps`."""
     model = _ready(model)
     _check(shape, x, maps, price, at_once)
     count = _count(n, shape, x, maps, label, seed if generator is None else None)
@@ -236,7 +236,7 @@ def sample(
     with _bar(progress, total, 'sampling') as bar:
         meter, made = _Meter(model, bar), []
         for rows in _chunks(count, at_once, whole):
-            drawn = follow(
+            drawn = follow_plan(
                 meter.around(*shape[2:]),
                 _part(maps, rows),
                 (len(rows), *shape[1:]),
@@ -476,8 +476,8 @@ def train(
 ) -> DenoiserLike:  # the averaged network, as `load(out)` gives it
     """Train a model with a clock for every pixel on pictures of one's own, or go on with it.
 
-    Raises `FileNotFoundError` and `ValueError` for a folder without pictures, an unknown law, a
-    size that the network cannot halve, and what `fit` raises."""
+    The front door of `training.train`. Raises `FileNotFoundError` and `ValueError` for a folder
+    without pictures, an unknown law, a size that the network cannot halve, and as `fit` does."""
     law = LAWS[law] if isinstance(law, str) and law in LAWS else law
     require(callable(law), 'law', f'be one of {", ".join(LAWS)}', repr(law))
     source, found = _source(images, size, channels, mirror)

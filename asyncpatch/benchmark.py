@@ -131,7 +131,7 @@ def all_masks() -> Tensor:  # (families, 360, 1, 8, 8)
 
 def masked_images(
     config: dict,  # with `masks` and `inpainting`, images behind each
-) -> tuple[Images, Tensor, Tensor]:  # images, what is known of them, number of the family
+) -> tuple[Images, Tensor, Tensor]:  # images, True where observed, number of the family
     "The first held-out images, behind the families of masks in turn."
     families = len(config['masks'])
     place = torch.arange(families * config['inpainting'])
@@ -165,7 +165,7 @@ def fill(
     denoiser: Denoiser | None,  # the model, None for methods without one
     config: dict,  # with what the method is given
     given: Images,  # whole images
-    known: Tensor,  # what is known of them
+    known: Tensor,  # True where observed, (B, 1, H, W)
     seeds: list,  # one for each
     what: str = '',  # for the bar
 ) -> Tensor:  # filled images

@@ -235,7 +235,7 @@ def check_range(
     """Pictures lie in [-1, 1]; a little over, as samples are, is allowed.
 
     Raises `ValueError` for values far outside, naming [0, 255] where it looks like that; warns
-    where all values lie in [0, 1], which is a third of the contrast thrown away."""
+    where all values lie in [0, 1], which is half of the contrast thrown away."""
     if not x.numel():
         return x
     low, high = x.min().item(), x.max().item()

@@ -205,10 +205,10 @@ class Denoiser:
         x0 = to_x0(output.to(precise), z.to(precise), t, self.schedule, self.prediction)
         return x0.to(z.dtype)
 
-    def prepare(self, points: Sequence[Tensor], like: Tensor) -> DenoiserLike:
+    def prepare(self, maps: Sequence[Tensor], like: Tensor) -> DenoiserLike:
         "The denoiser for a plan: made by the network's `prepare_plan`, where it has one."
         offered = fact(self.net, 'prepare_plan')
-        return self if offered is None else offered(self, points, like)
+        return self if offered is None else offered(self, maps, like)
 
     def to(
         self,
@@ -270,11 +270,11 @@ def take_images(
 # %% ../nbs/theory/001_denoisers.ipynb #cf8b8fd3
 def prepare(
     denoiser: DenoiserLike,  # posterior mean, `denoiser(z, t, label)`
-    points: Sequence[Tensor],  # the time maps of a run, the same objects that the loop will use
+    maps: Sequence[Tensor],  # the time maps of a run, the same objects that the loop will use
     like: Tensor,  # images, (B, C, H, W)
 ) -> DenoiserLike:  # the same denoiser, quicker along this plan
     "A denoiser for a plan that is known before its first step; one without `prepare` is itself."
-    return denoiser.prepare(points, like) if hasattr(denoiser, 'prepare') else denoiser
+    return denoiser.prepare(maps, like) if hasattr(denoiser, 'prepare') else denoiser
 
 # %% ../nbs/theory/001_denoisers.ipynb #c844ab1f
 class Wrapper:
@@ -314,7 +314,7 @@ class Wrapper:
         there.__dict__.update(own, denoiser=restrict(self.denoiser, rows))
         return there
 
-    def prepare(self, points: Sequence[Tensor], like: Tensor) -> DenoiserLike:
+    def prepare(self, maps: Sequence[Tensor], like: Tensor) -> DenoiserLike:
         "Itself: a wrapper may ask at other times than those of the plan."
         return self
 
@@ -372,8 +372,8 @@ class Conditioned(Wrapper):
         super().__init__(denoiser)
         self.condition = condition
 
-    def prepare(self, points, like):
-        return Conditioned(prepare(self.denoiser, points, like), self.condition)
+    def prepare(self, maps, like):
+        return Conditioned(prepare(self.denoiser, maps, like), self.condition)
 
     def __call__(self, z, t, label=None):
         shown = self.condition.to(z).expand(len(z), *self.condition.shape[1:])
@@ -423,8 +423,8 @@ class CountCalls(Wrapper):
     def restrict(self, rows):
         return _Counted(self, restrict(self.denoiser, rows))
 
-    def prepare(self, points, like):
-        return _Counted(self, prepare(self.denoiser, points, like))
+    def prepare(self, maps, like):
+        return _Counted(self, prepare(self.denoiser, maps, like))
 
 
 class _Counted(Wrapper):
@@ -440,5 +440,5 @@ class _Counted(Wrapper):
     def restrict(self, rows):
         return _Counted(self.counter, restrict(self.denoiser, rows))
 
-    def prepare(self, points, like):
-        return _Counted(self.counter, prepare(self.denoiser, points, like))
+    def prepare(self, maps, like):
+        return _Counted(self.counter, prepare(self.denoiser, maps, like))

@@ -157,7 +157,7 @@ def train_features(
     kind: Callable[[], nn.Module],  # makes the network
     loss: Callable[..., Tensor],  # of the network and a batch
     stream: Iterable[tuple[Tensor, ...]],  # of batches, the same whenever it is read
-    steps: int,  # batches to take from it
+    steps: int,  # of the optimiser, a batch each
     seed: int = 0,  # of the initial weights
     checkpoint: str | Path | None = None,  # a file to go on from, written every 200 steps
 ) -> nn.Module:  # the trained network, frozen
@@ -209,7 +209,7 @@ def class_loss(
 # %% ../nbs/library/190_features.ipynb #46a56e77
 def train_digits_features(
     seed: int = 0,  # of the initial weights, the batches and the shifts
-    steps: int = 600,  # of 64 images
+    steps: int = 600,  # of the optimiser, 64 images each
 ) -> DigitsFeatures:  # the trained network
     "Train the classifier on the 1,437 training digits, shifted by up to a pixel."
     generator = torch.Generator().manual_seed(seed)

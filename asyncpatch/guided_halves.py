@@ -38,7 +38,7 @@ class Halves(NamedTuple):
     "Images of which the left half is known."
 
     x: Tensor  # images, (N, C, H, W)
-    known: Tensor  # True in the left half, (N, 1, H, W)
+    known: Tensor  # True where observed, the left half, (N, 1, H, W)
     label: Tensor  # classes, (N,)
 
 

@@ -36,7 +36,7 @@ from asyncpatch.conventions import (
 from .denoisers import Conditioned, Wrapper, fact, masked_condition, schedule_of
 from .joint import corrupt
 from .samplers import ancestral_step, ddim_coefficients, ddim_step, forward_jump, sample
-from .spatial import inpainting, synchronous_maps, time_grid
+from .spatial import inpainting_maps, synchronous_maps, time_grid
 
 # %% ../nbs/library/21_inpainting.ipynb #1f717d9c
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def native(
     problem = pose(denoiser, x, known, label, generator, schedule)
     if problem.solved:
         return problem.answer(problem.given)
-    maps = inpainting(problem.known, problem.grid(points))
+    maps = inpainting_maps(problem.known, problem.grid(points))
     return problem.follow(denoiser, maps, partial(ddim_step, stochasticity=stochasticity), run)
 
 # %% ../nbs/library/21_inpainting.ipynb #57d15717

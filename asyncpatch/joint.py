@@ -99,7 +99,9 @@ def _clean_cov(alpha, sigma, covs, factor):
     return prior - with_z @ torch.cholesky_solve(with_z.mT, factor)
 
 # %% ../nbs/theory/01_joint.ipynb #f712cb9b
-def as_floating(values: Tensor | list) -> Tensor:  # numbers  # the same
+def as_floating(
+    values: Tensor | list,  # numbers
+) -> Tensor:  # the same
     "A floating-point tensor: as it is, or float64 from plain numbers."
     if isinstance(values, Tensor) and values.is_floating_point():
         return values
@@ -107,8 +109,8 @@ def as_floating(values: Tensor | list) -> Tensor:  # numbers  # the same
 
 
 def check_weights(
-    weights: Tensor,
-    components: int,  # of the components  # how many there are
+    weights: Tensor,  # of the components
+    components: int,  # how many there are
 ) -> None:
     "Weights are positive, one per component, and sum to 1. Raises `ValueError`."
     wanted = f'have shape ({components},), one per row of means'

@@ -80,37 +80,37 @@ class SteppedPatches:
 
 # %% ../nbs/library/114_law_cdfs.ipynb #6601446d
 def stepped_mean_cdf(
-    steps: SteppedPatches,  # of an image
+    stepped: SteppedPatches,  # of an image
     mean: Tensor,  # where to evaluate, (n,)
 ) -> Tensor:  # P(mean time <= `mean`), (n,)
     "Law of the mean time, taken as normal given the cleanest time."
-    first, second = share_moments(steps.q)
-    error = steps.room * ((second - first**2) / steps.patches).sqrt()
-    above = mean[None] - 1 + steps.room * (1 - first)
-    return steps.average(torch.special.ndtr(above / error))
+    first, second = share_moments(stepped.q)
+    error = stepped.room * ((second - first**2) / stepped.patches).sqrt()
+    above = mean[None] - 1 + stepped.room * (1 - first)
+    return stepped.average(torch.special.ndtr(above / error))
 
 
 def stepped_spread_cdf(
-    steps: SteppedPatches,  # of an image
+    stepped: SteppedPatches,  # of an image
     spread: Tensor,  # where to evaluate, (n,)
 ) -> Tensor:  # P(max - min of the times <= `spread`), (n,)
     "Law of the spread (@eq-cdfs-range), on 800 panels that are narrow where steps are small."
-    r, q = torch.linspace(0, 1, 801, dtype=torch.float64) ** 2, steps.q[..., None]
+    r, q = torch.linspace(0, 1, 801, dtype=torch.float64) ** 2, stepped.q[..., None]
     mass = share_cdf(r, q).diff()
     middle = (r[1:] + r[:-1]) / 2
-    end = middle + (spread[None] / steps.room).clamp(max=1)[..., None]
+    end = middle + (spread[None] / stepped.room).clamp(max=1)[..., None]
     inside = share_cdf(end.clamp(max=1), q) - share_cdf(middle, q)
-    terms = steps.patches * mass * inside ** (steps.patches - 1)
-    return steps.average(terms.sum(-1)).clamp(max=1)
+    terms = stepped.patches * mass * inside ** (stepped.patches - 1)
+    return stepped.average(terms.sum(-1)).clamp(max=1)
 
 
 def stepped_clean_cdf(
-    steps: SteppedPatches,  # of an image
+    stepped: SteppedPatches,  # of an image
     fraction: Tensor,  # where to evaluate, (n,)
 ) -> Tensor:  # P(1 - min of the times <= `fraction`), (n,)
     "Law of the largest clean fraction: no step is shorter."
-    least = (1 - fraction[None] - 1 + steps.room) / steps.room
-    return steps.average((1 - share_cdf(least.clamp(0, 1), steps.q)) ** steps.patches)
+    least = (1 - fraction[None] - 1 + stepped.room) / stepped.room
+    return stepped.average((1 - share_cdf(least.clamp(0, 1), stepped.q)) ** stepped.patches)
 
 # %% ../nbs/library/114_law_cdfs.ipynb #ef676217
 def patch_forcing_cdfs(

@@ -136,7 +136,7 @@ def asyncpatch_spread_cdf(
 
 # %% ../nbs/library/110_law_facts.ipynb #6e8240d5
 def asyncpatch_cleanest_cdf(
-    t: Tensor,  # where to evaluate, in [0, 1], any shape
+    t: Tensor,  # times where to evaluate, in [0, 1], any shape
     patches: int,  # K
 ) -> Tensor:  # P(the cleanest patch of an image has a time <= t), float64, of the shape of `t`
     """Law of the smallest time in an AsyncPatch image (@eq-timesteps-cleanest).

@@ -117,9 +117,9 @@ def untrained(
     return Denoiser(UNet(**net).eval().requires_grad_(False))
 
 # %% ../nbs/library/2443_likelihood.ipynb #e4441abc
-def _chain_times(x, steps, eps, way):
+def _chain_times(x, calls, eps, way):
     "Maps of a chain from noise to data, log-spaced: along the diagonal, or by a random corner."
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, calls + 1, dtype=torch.float64)
     times = ((1 - u) * math.log((1 - eps) / eps)).exp() * eps
     places = ((times - eps) / (1 - 2 * eps)).clamp(0, 1).view(-1, 1, 1, 1, 1)
     path = places.expand(-1, len(x), 1, *x.shape[-2:]).to(x.device)
@@ -136,16 +136,16 @@ def chain_bits(
     denoiser: DenoiserLike,  # posterior mean
     x: Tensor,  # images, (B, C, H, W)
     label: Tensor,  # their classes
-    steps: int,  # of the coarser chain
+    calls: int,  # of the network, along the coarser chain
     eps: float,  # where the paths stop
     way: str,  # "diagonal" or "two legs"
 ) -> list[float]:  # bits per dimension, and the standard error over images
     "The bound without rules and weights: the exact ELBO of a chain of steps, and its limit."
 
-    def along(steps):
-        times, chance = _chain_times(x, steps, eps, way), torch.Generator().manual_seed(4)
+    def along(calls):
+        times, chance = _chain_times(x, calls, eps, way), torch.Generator().manual_seed(4)
         return path_bound(denoiser, x, times, label, eps, chance).nats
 
-    coarse, fine = along(steps), along(2 * steps)
+    coarse, fine = along(calls), along(2 * calls)
     limit = (2 * fine - coarse).double() / (x[0].numel() * math.log(2)) + 3
     return [limit.mean().item(), limit.std().item() / len(x) ** 0.5]

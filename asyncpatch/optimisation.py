@@ -93,7 +93,7 @@ def _part_of(tensors, prefix):
 # %% ../nbs/library/203_optimisation.ipynb #cdcea844
 def learning_rate(
     step: int,  # which step, from 0
-    steps: int | None,  # of the whole run; None while that is open
+    steps: int | None,  # of the optimiser in the whole run; None while open
     lr: float,  # the largest rate
     warmup: int,  # steps until it is reached
     floor: float = 0.0,  # share of `lr` that is left at the end; 1 for a plateau

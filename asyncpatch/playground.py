@@ -334,7 +334,7 @@ def _hurried(model, asked, label):
     def uncertainty(z, t, label):
         return model.posterior_variance(z, t, label).mean(1, keepdim=True)
 
-    plan = Accelerated(uncertainty, *asked.start.shape, steps=asked.calls, label=label)
+    plan = Accelerated(uncertainty, *asked.start.shape, calls=asked.calls, label=label)
     plan.first = asked.start[None, None]
     return plan
 

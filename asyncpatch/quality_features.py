@@ -119,7 +119,7 @@ def fashion_stream(
 
 def train_fashion_features(
     seed: int = 0,  # of the initial weights, the batches and what is done to them
-    steps: int = 4200,  # of 128 images
+    steps: int = 4200,  # of the optimiser, 128 images each
     checkpoint: str | Path | None = None,  # a file to go on from
 ) -> FashionFeatures:  # the trained network
     "Train the network on Fashion-MNIST. Raises `FileNotFoundError` where the data are missing."
@@ -168,7 +168,7 @@ class LeavesFeatures(nn.Module):
 # %% ../nbs/library/1900_quality_features.ipynb #32c75d3b
 def train_leaves_features(
     seed: int = 0,  # of the initial weights, the batches and what is done to them
-    steps: int = 600,  # of 64 images, three of 16 x 16 and then one of 32 x 32
+    steps: int = 600,  # of the optimiser, 64 images each, three of 16 x 16 for one of 32 x 32
 ) -> LeavesFeatures:  # the trained network
     "Train the network on leaves of both sizes, degraded at random."
     generator = torch.Generator().manual_seed(seed)

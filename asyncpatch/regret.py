@@ -255,17 +255,17 @@ Rule = Callable[..., Tensor]  # next times, `rule(z, t, label)`, nowhere above t
 
 def hurried(
     uncertainty: UncertaintyFunction,  # expected squared error, `uncertainty(z, t, label)`
-    steps: int,  # of the least certain pixel
+    calls: int,  # of the network, for the least certain pixel
     fastest: float = 4.0,  # speed of the most certain one
     t_end: float = T_END,  # where the path of a pixel ends
 ) -> Rule:  # pixels at or below `t_end` stay as they are
     "Pixels hurry where they are certain, by rank (@eq-accelerated)."
-    check_count(steps=steps)
+    check_count(calls=calls)
 
     def rule(z, t, label=None):
         open = t > t_end
         speed = fastest ** (1 - ranks(uncertainty(z, t, label), open))
-        return torch.where(open, (t - speed / steps).clamp(min=t_end), t)
+        return torch.where(open, (t - speed / calls).clamp(min=t_end), t)
 
     return rule
 
@@ -273,14 +273,14 @@ def hurried(
 def draw_led_exam(
     oracle: DenoiserLike,  # says the exact posterior mean
     rule: Rule,  # chooses the next times by looking
-    steps: int,  # after which every pixel has arrived
+    calls: int,  # of the network, after which every pixel has arrived
     x: Tensor,  # pictures of the oracle's law, (B, C, H, W)
     label: Tensor | None = None,  # their classes, (B,)
     generator: torch.Generator | None = None,  # of places and noise
 ) -> Exam:  # one place on the path of each picture
     "An exam along the paths that a rule takes."
     n, schedule = len(x), schedule_of(oracle)
-    place = (permutation(n, generator) + rand((n,), generator)) / n * steps
+    place = (permutation(n, generator) + rand((n,), generator)) / n * calls
     t, z = torch.ones(n, 1, *x.shape[-2:]).to(x), randn(x.shape, generator, x.device, x.dtype)
     asked, times, speed = z.clone(), t.clone(), torch.zeros_like(t)
 
@@ -288,13 +288,13 @@ def draw_led_exam(
         noise = randn(x[rows].shape, generator, x.device, x.dtype)
         return ddim_update(z[rows], x[rows], t[rows], s, noise, 1.0, schedule)
 
-    for step in range(steps):
+    for step in range(calls):
         rows = (place >= step).nonzero()[:, 0]
         s = rule(z[rows], t[rows], None if label is None else label[rows])
         here = place[rows] < step + 1
         at, share = rows[here], (place[rows] - step)[here].to(x).view(-1, 1, 1, 1)
         times[at] = torch.lerp(t[at], s[here], share)
-        speed[at] = steps * (t[at] - s[here])
+        speed[at] = calls * (t[at] - s[here])
         asked[at] = fall(at, times[at])
         z[rows], t[rows] = fall(rows, s), s
     return Exam(x, label, asked, times, speed, oracle(asked, times, label))

@@ -19,6 +19,7 @@ from torch import Tensor
 from asyncpatch.conventions import (
     Generators,
     TimeLaw,
+    check_count,
     check_positive,
     check_share,
     patches_to_pixels,
@@ -285,10 +286,15 @@ def td_paint(
 # %% ../nbs/library/111_rival_laws.ipynb #efe90f6a
 def _strokes(n, height, width, generator, device, share):
     "LaMa's wide masks for a share of the images: True where clean, and which images have one."
+    check_count(2, height=height, width=width)
     chosen = rand((n, 1, 1, 1), generator, device) < share
     seeds = (rand((n, 1), generator, device) * 2**24).long().flatten().tolist()
-    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return wide(n, height, width, draws).to(device), chosen
+    picked = chosen.flatten().tolist()
+    draws = [torch.Generator().manual_seed(seed) for seed, yes in zip(seeds, picked) if yes]
+    known = torch.ones(n, 1, height, width, dtype=torch.bool)
+    if draws:
+        known[chosen.flatten().cpu()] = wide(len(draws), height, width, draws)
+    return known.to(device), chosen
 
 # %% ../nbs/library/111_rival_laws.ipynb #d123db27
 @training_law(clocks=2)

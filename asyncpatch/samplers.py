@@ -264,7 +264,7 @@ def _finite(z):
 
 def first_state(
     x: Tensor | None,  # data of the pixels that start below time 1; the others are not looked at
-    t: Tensor,  # the first map, broadcastable to the data
+    t: Tensor,  # times of the first map, broadcastable to the data
     shape: tuple[int, ...],  # of the data, (B, C, H, W)
     generator: Generators = None,  # one for the batch, or one per sample
     schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
@@ -349,6 +349,7 @@ def sample(
 ) -> Tensor:  # the state at the last map, (B, C, H, W), of the dtype of `x` if given
     """Follow the plan `maps` from noise to data, on the denoiser's device, in float32 or better.
 
+    `asyncpatch.sample` is its front door: numbers of images, seeds and calls in place of maps.
     At each step only the images that move are asked about. A callback's `x0` is NaN for images not
     yet asked about, and None before the first call.
     Raises `ValueError` for maps that leave [0, 1], do not broadcast or rise, for pixels that start

@@ -25,11 +25,11 @@ from .schedules import rectified_flow
 
 # %% ../nbs/theory/013_stationary.ipynb #69dda9ad
 def parzen(
-    steps: Tensor,  # from pixel to pixel, any shape
+    lags: Tensor,  # from pixel to pixel, any shape
     reach: float,  # L, from where on the window is 0
-) -> Tensor:  # of the shape of `steps`
+) -> Tensor:  # of the shape of `lags`
     "Parzen's lag window: $1-6u^2+6u^3$ up to $u=|\\tau|/L=\\frac12$, then $2(1-u)^3$, then 0."
-    u = (steps.abs() / reach).clamp(max=1)
+    u = (lags.abs() / reach).clamp(max=1)
     return torch.where(u <= 0.5, 1 - 6 * u**2 * (1 - u), 2 * (1 - u) ** 3)
 
 
@@ -48,10 +48,10 @@ def measured_spectrum(
     x = x[0] - x.mean()
     pairs = [2 * side for side in x.shape]
     correlation = torch.fft.ifft2(torch.fft.fft2(x, s=pairs).abs().square()).real / x.numel()
-    steps = torch.arange(1 - reach, reach, device=x.device)
-    window = parzen(steps.to(x), reach)
+    lags = torch.arange(1 - reach, reach, device=x.device)
+    window = parzen(lags.to(x), reach)
     page = x.new_zeros(torus)
-    here, there = ([steps % side for side in sides] for sides in (pairs, torus))
+    here, there = ([lags % side for side in sides] for sides in (pairs, torus))
     near = correlation[here[0][:, None], here[1]] * window[:, None] * window
     page[there[0][:, None], there[1]] = near
     spectrum = torch.fft.fft2(page).real.clamp(min=0) + floor * correlation[0, 0]

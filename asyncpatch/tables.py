@@ -233,11 +233,11 @@ class PlannedDenoiser(Wrapper):
     def __init__(
         self,
         denoiser: Denoiser,  # of a network that can be asked by tables
-        points: Sequence[Tensor],  # the maps of the plan, the same tensors that the loop hands over
+        maps: Sequence[Tensor],  # the maps of the plan, the same tensors that the loop hands over
         like: Tensor,  # images of the run, (B, C, H, W)
     ):
         super().__init__(denoiser)
-        self.points, self.images = tuple(points), len(like)
+        self.points, self.images = tuple(maps), len(like)
         self.maps = torch.stack(self.points)
         self.tables = {}
         if self.maps.shape[-2:] != (1, 1):  # else one time rules an image
@@ -252,11 +252,11 @@ class PlannedDenoiser(Wrapper):
             given = {} if condition is None else dict(condition=condition)
             return self.denoiser(z, t, label, **given)
         precise = torch.promote_types(z.dtype, torch.float32)
-        known = self.denoiser
-        said = ask_by_table(known.net, z.to(known.dtype), table, label, condition)
+        inside = self.denoiser
+        said = ask_by_table(inside.net, z.to(inside.dtype), table, label, condition)
         output = said[:, : z.shape[1]].to(precise)
         times = t.to(precise)
-        return to_x0(output, z.to(precise), times, known.schedule, known.prediction).to(z.dtype)
+        return to_x0(output, z.to(precise), times, inside.schedule, inside.prediction).to(z.dtype)
 
     def restrict(self, rows):
         return restrict(self.denoiser, rows)
@@ -269,18 +269,18 @@ class PlannedDenoiser(Wrapper):
 def prepare_plan(
     net: nn.Module,  # a `UNet` or a `Transformer`, whose method this is
     denoiser: Denoiser,  # of this network
-    points: Sequence[Tensor],  # the maps of a plan, (B or 1, 1, H, W) each
+    maps: Sequence[Tensor],  # the maps of a plan, (B or 1, 1, H, W) each
     like: Tensor,  # images of the run, (B, C, H, W)
 ) -> DenoiserLike:  # a denoiser for this plan
     """The denoiser with the tables of a plan.
 
     Itself where the network does not fit the images, and for a plan too long to be searched."""
-    long = len(points) * points[0].numel() > 2**26
+    long = len(maps) * maps[0].numel() > 2**26
     whole = math.gcd(*like.shape[-2:]) % 2**net.halvings == 0
     fits = whole and net.channels == like.shape[1]
     if denoiser.net is not net or long or not fits or not len(like):
         return denoiser
-    return PlannedDenoiser(denoiser, points, like)
+    return PlannedDenoiser(denoiser, maps, like)
 
 # %% ../nbs/library/150_tables.ipynb #83eebf95
 class PlannedSteps:

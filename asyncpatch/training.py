@@ -492,7 +492,7 @@ def train(
     network: str = 'unet',  # or "transformer": whose configuration `net` is
     **options: object,  # other arguments of `fit`: `batch`, `seed`, `lr`, `minutes`, `init` …
 ) -> Denoiser:  # the averaged network; `.about` says how it was made
-    "Train a network with many clocks, or finish training it; raises what `fit` raises."
+    "Train a network, or go on with it; `asyncpatch.train` is the front door. Raises as `fit`."
     objective = Velocity(law, bias, label_dropout if net.get('classes') else 1.0, corrected)
     if pictures:
         shape = images[torch.arange(1)].x.shape[1:]

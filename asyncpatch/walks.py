@@ -147,7 +147,7 @@ def walk(
 # %% ../nbs/theory/020_walks.ipynb #457673c3
 def counts(
     moves: Tensor,  # who moves at each step, integers (..., N*K)
-    steps: Tensor,  # step numbers in [0, N*K], ascending integers, (T,)
+    after: Tensor,  # step numbers in [0, N*K], ascending integers, (T,)
     tokens: int,  # number of tokens N
 ) -> Tensor:  # how often each token has moved within the first so many steps, (..., T, N)
     """Where a walk stands after the steps asked for.
@@ -158,14 +158,14 @@ def counts(
         raise ValueError(
             f"tokens must exceed every move, got {tokens} and a move of token {moves.max()}"
         )
-    total, T = moves.shape[-1], len(steps)
-    if T and not (0 <= steps[0] and steps[-1] <= total and (steps.diff() >= 0).all()):
-        some = f'{T} numbers from {steps.min()} to {steps.max()}'
+    total, T = moves.shape[-1], len(after)
+    if T and not (0 <= after[0] and after[-1] <= total and (after.diff() >= 0).all()):
+        some = f'{T} numbers from {after.min()} to {after.max()}'
         raise ValueError(
-            f"steps must ascend within [0, {total}], got {steps.tolist() if T < 9 else some}"
+            f"after must ascend within [0, {total}], got {after.tolist() if T < 9 else some}"
         )
     # row: the first of the steps asked for that has seen the move
-    row = torch.searchsorted(steps, torch.arange(total, device=steps.device), right=True)
+    row = torch.searchsorted(after, torch.arange(total, device=after.device), right=True)
     table = moves.new_zeros(*moves.shape[:-1], (T + 1) * tokens)
     table.scatter_add_(-1, row * tokens + moves, torch.ones_like(moves))
     return table.unflatten(-1, (T + 1, tokens)).cumsum(-2)[..., :T, :]

@@ -109,8 +109,8 @@ def sampler_loops(repeats):
         known = torch.rand(shape[0], 1, *shape[2:]) < 0.5
         plans = {
             'ours, one time': spatial.synchronous_maps(STEPS + 1),
-            'ours, one map': spatial.inpainting(known[:1], STEPS + 1),
-            'ours, a map per image': spatial.inpainting(known, STEPS + 1),
+            'ours, one map': spatial.inpainting_maps(known[:1], STEPS + 1),
+            'ours, a map per image': spatial.inpainting_maps(known, STEPS + 1),
         }
         x, chance = torch.zeros(shape), torch.Generator().manual_seed(0)
         run = partial(sample, samplers.silent, x=x, generator=chance)

@@ -171,12 +171,12 @@ def plans_of(batch, size, calls):
     bands = (torch.arange(size) * 4 // size)[:, None].expand(size, size)
     plans = {
         'one time': spatial.synchronous_maps(calls + 1),
-        'inpainting, table': spatial.inpainting(hole, calls + 1),
+        'inpainting, table': spatial.inpainting_maps(hole, calls + 1),
         'autoregressive, 4 rows, table': spatial.autoregressive(bands, calls // 4),
     }
     if batch > 1:
         moved = torch.cat([hole.roll((i, -i), (2, 3)) for i in range(batch)])
-        plans['inpainting, a mask each, table'] = spatial.inpainting(moved, calls + 1)
+        plans['inpainting, a mask each, table'] = spatial.inpainting_maps(moved, calls + 1)
     return plans
 
 

@@ -48,8 +48,8 @@ def plans(shape):
     known = torch.rand(shape[0], 1, *shape[2:], generator=torch.Generator().manual_seed(0)) < 0.5
     return {
         'one time': spatial.synchronous_maps(STEPS + 1),
-        'one map': spatial.inpainting(known[:1], STEPS + 1),
-        'a map per image': spatial.inpainting(known, STEPS + 1),
+        'one map': spatial.inpainting_maps(known[:1], STEPS + 1),
+        'a map per image': spatial.inpainting_maps(known, STEPS + 1),
     }
 
 

@@ -26,7 +26,7 @@ from asyncpatch.rival_laws import (
     td_paint_cells,
     td_paint_strokes,
 )
-from asyncpatch.spatial import hold, inpainting, outpainting, time_grid
+from asyncpatch.spatial import hold, inpainting_maps, outpainting_maps, time_grid
 from asyncpatch.walks import log_environment, smallest_shape
 from asyncpatch.weights import load, save
 from asyncpatch.windows import Windowed
@@ -285,9 +285,9 @@ def test_windows_of_any_size_leave_an_answer_without_neighbours_as_it_is(size, s
 
 def test_what_is_no_map_is_refused():
     known = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    maps = inpainting(known, 3)
+    maps = inpainting_maps(known, 3)
     with pytest.raises(ValueError, match='points must never rise'):
-        inpainting(known, torch.tensor([1.0, 0.2, 0.5, 0.0]))
+        inpainting_maps(known, torch.tensor([1.0, 0.2, 0.5, 0.0]))
     with pytest.raises(ValueError, match='start and end must be times'):
         time_grid(5, start=1.5)
     for wrong in (known[:, 0], known.expand(1, 3, 4, 4)):
@@ -296,7 +296,7 @@ def test_what_is_no_map_is_refused():
 
 
 def test_a_window_may_lie_in_a_corner():
-    maps = outpainting(4, 6, (0, 0, 2, 3), 3)
+    maps = outpainting_maps(4, 6, (0, 0, 2, 3), 3)
     assert (maps[1, 0, 0] == 0).nonzero().tolist() == [[i, j] for i in (0, 1) for j in (0, 1, 2)]
 
 

@@ -3,14 +3,16 @@
 Every test is one that a mutant asked for: with the formula broken nothing else failed."""
 
 import math
+import time
 from functools import partial
 
 import pytest
 import torch
 
-from asyncpatch import texture
+from asyncpatch import spatial, texture
 from asyncpatch.adaptive import calibration
 from asyncpatch.budgets import calls_of, setting
+from asyncpatch.denoisers import CountCalls
 from asyncpatch.distances import transport_cost
 from asyncpatch.guidance import weighted_answers
 from asyncpatch.inpainting import biharmonic, pose
@@ -212,3 +214,19 @@ def test_repaint_is_resampled_only_where_each_round_has_25_levels(calls):
         if calls_of('repaint', dict(more, levels=levels)) <= calls
     ]
     assert more['resamples'] > 10 or not affordable
+
+
+# Prices and names
+
+
+def test_seconds_are_counted_from_when_the_count_began():
+    began = time.perf_counter()
+    counted = CountCalls(toy_gaussian(0.8))
+    time.sleep(0.02)
+    assert 0.02 <= counted.seconds <= time.perf_counter() - began
+
+
+def test_the_older_name_of_synchronous_maps_is_understood():
+    with pytest.warns(DeprecationWarning, match='synchronous_maps'):
+        assert spatial.synchronous is spatial.synchronous_maps
+    assert not hasattr(spatial, 'synchronously')

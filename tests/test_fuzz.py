@@ -7,6 +7,7 @@ memory and time are limited and in which unpickling is a fault. `make test` trie
 
 import gzip
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -36,6 +37,7 @@ from asyncpatch.folders import image_folder, lsun
 from asyncpatch.imagenet import imagenet64
 from asyncpatch.laws import asyncpatch
 from asyncpatch.pictures import read_mask, read_picture
+from asyncpatch.playground import as_text, question
 from asyncpatch.records import Record, config_hash, load_record, pack
 from asyncpatch.run_folders import read_checkpoint, read_log
 from asyncpatch.training import train
@@ -148,6 +150,30 @@ def a_checkpoint(folder):
     return path
 
 
+def a_request(folder):
+    "What the page of the playground sends."
+    law, draw = (
+        load('garments14'),
+        torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0)),
+    )
+    picture, start, turn = (as_text(part) for part in draw)
+    asked = dict(model='garments14', x=picture, start=start, turn=turn, calls=4, draws=1, label=3)
+    question(asked, law)
+    (folder / 'request.json').write_text(json.dumps(asked))
+    return folder / 'request.json'
+
+
+def read_request(path):
+    "As the server does, which answers what these errors say."
+    try:
+        asked = json.loads(path.read_bytes())
+        if not isinstance(asked, dict):
+            raise ValueError('no object')
+        return question(asked, load('garments14'))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f'{path.name}: {error}') from error
+
+
 def read_set(source):
     "Every picture of a source."
     return source[torch.arange(len(source))]
@@ -177,6 +203,7 @@ KINDS = dict(
     configuration=(a_configuration, read_configuration),
     log=(a_log, lambda path: read_log(path.parent)),
     checkpoint=(a_checkpoint, lambda path: read_checkpoint(path.parent, put_aside=False)),
+    request=(a_request, read_request),
 )
 
 
@@ -278,7 +305,7 @@ def judge(kind, folder, count, seed):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_damaged_file_gives_a_clear_error_or_a_right_answer(kind, tmp_path, record_property):
-    count = max(1, FUZZ // len(KINDS)) if FUZZ else 12
+    count = math.ceil(FUZZ / len(KINDS)) if FUZZ else 12
     faults = judge(kind, tmp_path, count, seed=FUZZ)
     record_property('inputs', count)
     assert not faults, f'{len(faults)} of {count}\n' + '\n'.join(faults[:5])

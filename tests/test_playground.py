@@ -166,7 +166,7 @@ def hurried_case(generator):
     z, t = torch.randn(1, 1, 8, 8, generator=generator), torch.ones(1, 1, 8, 8)
     t[..., :3] = 0
     uncertainty = head_uncertainty(getattr(head, 'net', head), model)
-    plan = Accelerated(uncertainty, 8, 8, steps=10, label=4)
+    plan = Accelerated(uncertainty, 8, 8, calls=10, label=4)
     plan.first = t
     plan(0, None, None)
     told = case('hurried', WEIGHTS / 'digits-asyncpatch-0.safetensors', {}, z, t, [4])

@@ -56,7 +56,7 @@ def start(shape, seed=0):
 def test_an_image_is_what_it_is_alone(shape, points, step):
     "B equal to W, H unequal to W, one channel, one pixel, one step: no axis is taken for another, with and without guidance."
     oracle, (x, known) = smooth_gaussian(shape[1:]), start(shape)
-    maps = spatial.inpainting(known, points).double()
+    maps = spatial.inpainting_maps(known, points).double()
     seeds = range(shape[0])
     wrap = lambda rows: InputGuidance(
         oracle,
@@ -83,7 +83,9 @@ def test_an_image_is_what_it_is_alone(shape, points, step):
 
 def test_one_step_is_the_posterior_mean():
     oracle, (x, known) = smooth_gaussian((1, 3, 4)), start((2, 1, 3, 4))
-    made = sample(oracle, spatial.inpainting(known, 2).double(), x=x, generator=generators([0, 1]))
+    made = sample(
+        oracle, spatial.inpainting_maps(known, 2).double(), x=x, generator=generators([0, 1])
+    )
     assert torch.allclose(
         made,
         torch.stack([oracle.condition(image, mask).mean for image, mask in zip(x, known)]),
@@ -215,9 +217,9 @@ def test_a_run_by_tables_is_the_run_by_fields(images, step):
     class Late:
         "A denoiser whose hook gives the third map the table of the first."
 
-        def prepare(self, points, like):
-            planned = model.net.prepare_plan(model, points, like)
-            planned.tables[id(points[2])] = planned.tables[id(points[0])]
+        def prepare(self, maps, like):
+            planned = model.net.prepare_plan(model, maps, like)
+            planned.tables[id(maps[2])] = planned.tables[id(maps[0])]
             return planned
 
         __call__ = model.__call__
@@ -282,7 +284,7 @@ def test_the_guided_flow_is_its_differential_equation():
     for start in (-1.0, 0.3, 2.0):
         z, maps = (
             torch.where(known, x, start),
-            spatial.inpainting(known, spatial.time_grid(201, dtype=torch.float64)),
+            spatial.inpainting_maps(known, spatial.time_grid(201, dtype=torch.float64)),
         )
         guided = InputGuidance(
             toy_gaussian(rho), weight, generator=torch.Generator().manual_seed(0)

@@ -6,7 +6,13 @@ from torch.testing import assert_close
 
 from asyncpatch.fashion import STOCK
 from asyncpatch.recipes import CachedImages, dataset
-from asyncpatch.textures import TEXTURE_CLASSES, TEXTURES, texture, texture_crops, texture_region
+from asyncpatch.textures import (
+    TEXTURE_CLASSES,
+    TEXTURES,
+    load_texture,
+    texture_crops,
+    texture_region,
+)
 
 
 def test_every_texture_has_its_file_its_source_and_a_licence():
@@ -22,7 +28,7 @@ def test_every_texture_has_its_file_its_source_and_a_licence():
 def test_colour_and_grey_agree():
     weights = torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)
     for kind in TEXTURES:
-        grey, colour = texture(kind.name), texture(kind.name, colour=True)
+        grey, colour = load_texture(kind.name), load_texture(kind.name, colour=True)
         whole = (colour.abs() < 1).all(0)  # where nothing was cut off
         assert_close((weights * colour).sum(0)[whole], grey[0][whole], atol=1e-5, rtol=0)
 
@@ -63,6 +69,9 @@ def test_a_region_is_cut_before_it_is_reduced():
     for zoom in (0.75, 0.5):
         left = texture_region('gravel', 'train', zoom)
         alone = torch.nn.functional.interpolate(
-            texture('gravel')[None, :, :, :160], left.shape[1:], mode='bilinear', antialias=True
+            load_texture('gravel')[None, :, :, :160],
+            left.shape[1:],
+            mode='bilinear',
+            antialias=True,
         )
         assert torch.equal(left, alone[0])

@@ -91,7 +91,7 @@ def test_every_way_of_giving_one_time(patch):
 def test_tables_of_a_plan_say_the_same(patch):
     net = opened(patch=patch)
     z, field, label = question()
-    maps = spatial.inpainting(field > 0.5, spatial.time_grid(6))
+    maps = spatial.inpainting_maps(field > 0.5, spatial.time_grid(6))
     for table, t in zip(plan_tables(maps, net.halvings, 3), maps):
         apart = ask_by_table(net, z, table, label) - net(z, t, label)
         assert apart.abs().max() < 1e-5
@@ -104,7 +104,7 @@ def test_a_plan_costs_what_one_time_does():
     label = torch.zeros(1, dtype=torch.long, device='meta')
     known = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
     known[..., 4:20, 8:28] = True
-    table = plan_tables(spatial.inpainting(known, spatial.time_grid(3)), 2)[1]
+    table = plan_tables(spatial.inpainting_maps(known, spatial.time_grid(3)), 2)[1]
     moved = [part.to('meta') for part in (table.values, table.index)]
     inner, flat = (tuple(x.to('meta') for x in part) for part in (table.inner, table.flat))
     table = table._replace(values=moved[0], index=moved[1], inner=inner, flat=flat)
