@@ -184,8 +184,7 @@ def _loop(run, stream, lock):
 # %% ../nbs/library/20_training.ipynb #236aa15a
 def _check_settings(config, minutes, ranks):
     "Raise `ValueError` or `TypeError` for settings that make no sense."
-    counts = {k: config[k] for k in ('batch', 'accumulate')}
-    check_count(**counts)
+    check_count(batch=config['batch'], accumulate=config['accumulate'])
     check_count(0, seed=config['seed'], warmup=config['warmup'])
     require(config['seed'] < 2**32, 'seed', 'be from 0 to 2**32 - 1', config['seed'])
     check_positive(lr=config['lr'], clip=config['clip'])
