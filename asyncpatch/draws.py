@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from .conventions import check_count, require
-from .data import Images, chosen
+from .data import Images
 from .lowrank import LowRankMixture
+from .sources import chosen
 
 # %% ../nbs/library/174_draws.ipynb #8c112d66
 NUMBER_BITS = 24  # bits of a picture's number

@@ -22,7 +22,8 @@ from torch import Tensor
 
 import asyncpatch
 from .conventions import require
-from .data import ByteImages, Mirrored, Split
+from .data import Split
+from .sources import ByteImages, Mirrored
 
 # %% ../nbs/library/173_fashion.ipynb #a8c7f0d6
 LARGEST = 2**28  # values of an IDX file that is read

@@ -28,8 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from .conventions import check_count, extra, require
-from .data import Images, Mirrored, chosen
+from .data import Images
 from .pictures import UNREADABLE, as_picture, crop_then_area, open_picture
+from .sources import Mirrored, chosen
 
 # %% ../nbs/library/1700_folders.ipynb #631f3369
 class Shelf(Protocol):

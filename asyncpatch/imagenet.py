@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from .conventions import require
-from .data import Images, Mirrored, chosen
+from .data import Images
 from .folders import Pictures, Resize, files_in, is_users_own
 from .pictures import crop_then_area
+from .sources import Mirrored, chosen
 
 # %% ../nbs/library/1701_imagenet.ipynb #cc3359ad
 IMAGENET_CREDIT = 'ImageNet (ILSVRC 2012; Russakovsky et al. 2015, image-net.org)'

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .conventions import check_count, require
-from .data import DRAWS, Images, chosen, scrambled, uniform_of
+from .data import Images
+from .sources import DRAWS, chosen, scrambled, uniform_of
 
 # %% ../nbs/library/171_leaves.ipynb #61ae11a2
 def disc(u: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:

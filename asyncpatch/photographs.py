@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .conventions import check_count, extra, require
-from .data import Images, chosen, scrambled, uniform_of
+from .data import Images
+from .sources import chosen, scrambled, uniform_of
 
 # %% ../nbs/library/172_photographs.ipynb #2f85270a
 class Photograph(NamedTuple):

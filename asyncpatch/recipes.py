@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from .conventions import check_count, require
-from .data import Images, TakingTurns, digits, to_uint8
+from .data import Images, digits, to_uint8
 from .draws import Draws, draws
 from .garments import garments
 from .law_variants import VARIANTS
@@ -23,6 +23,7 @@ from .laws import synchronous
 from .leaves import leaves
 from .photographs import photo_crops
 from .rival_laws import LAWS
+from .sources import TakingTurns
 from .textures import texture_crops
 from .transformer import transformer_for
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .conventions import check_count, require
-from .data import TakingTurns
 from .fashion import STOCK
 from .photographs import crops
+from .sources import TakingTurns
 
 # %% ../nbs/library/175_textures.ipynb #4eca4f5b
 class Texture(NamedTuple):

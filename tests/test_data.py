@@ -7,21 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from asyncpatch.data import (
-    ByteImages,
-    Images,
-    Mirrored,
-    TakingTurns,
-    batch_indices,
-    batches,
-    digits,
-    grid,
-    stored,
-    to_uint8,
-    uniform_of,
-)
+from asyncpatch.data import Images, batch_indices, batches, digits, grid, to_uint8
 from asyncpatch.leaves import leaves
 from asyncpatch.photographs import photo_crops
+from asyncpatch.sources import ByteImages, Mirrored, TakingTurns, stored, uniform_of
 
 
 def digest(parts):

@@ -11,7 +11,8 @@ import torch
 from scipy import integrate, special, stats
 
 from asyncpatch.asyncpatch_bound import asyncpatch_weights
-from asyncpatch.elbo import Bound, categorical_nats, prior_nats
+from asyncpatch.density import log_flux
+from asyncpatch.elbo import Bound, categorical_nats, log_weights, prior_nats
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound
 from asyncpatch.holes import brush_radius
 from asyncpatch.joint import GaussianMixture
@@ -310,3 +311,27 @@ def test_impulses_go_to_one_sample_each_in_the_order_of_the_numbers_drawn():
         first, second = torch.randn(7, 1, 2, 2), torch.randn(7, 2)
     wanted = torch.cat([torch.zeros(1, 6), torch.eye(6)])
     assert torch.equal(torch.cat([first.flatten(1), second], 1), wanted)
+
+
+@pytest.mark.parametrize('eps', [0.0, 1e-12, 1e-3, 0.2])
+def test_the_weight_of_a_late_time_is_that_of_what_is_left_of_it(eps):
+    "Rectified flow: that of x0's error is u / (1 - u)^3 at u = 1 - t, also where t rounds to 1."
+    h = torch.tensor([0.3, 5.0, 25.0, 60.0], dtype=torch.float64)
+    u = eps + (1 - 2 * eps) * (-h).exp()
+    wanted = u.log() - 3 * torch.log1p(-u)
+    found = log_weights(h, eps=eps, prediction='x0') - log_flux(h, 1.0, eps)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+def test_a_rule_is_asked_for_as_many_times_as_there_are_patches():
+    asked = []
+
+    def rule(n, tokens, eps, generator):
+        asked.append((n, tokens))
+        t = torch.full((n, tokens), 0.5, dtype=torch.float64)
+        return t, torch.ones_like(t)
+
+    x = torch.zeros(3, 1, 4, 8, dtype=torch.float64)
+    for patch in (1, 2, 4):
+        nll_bound(lambda z, t, label=None: z, x, rule=rule, passes=1, patch=patch)
+    assert asked == [(3, 32), (3, 8), (3, 2)]

@@ -42,7 +42,7 @@ MODULES = dict(
     schedules=16, denoisers=8, joint=16, lowrank=20, walks=8, paths=8,
     fluid_limit=4, density=8, elbo=12, elbo_estimator=10, fluxes=6, asyncpatch_bound=4,
     holes=8, masks=8, laws=14, rival_laws=16, law_facts=12, spatial=14, samplers=20, moments=6,
-    windows=6, guidance=12, tables=10, codebook=4, objectives=14, inpainting=14,
+    windows=6, guidance=12, tables=10, codebook=4, sources=4, objectives=14, inpainting=14,
     inverse_problems=16, exact_comparison=8, adaptive=10, texture=8, distances=10,
     pixel_errors=4, sampling_error=4, proper_scores=14, results=12, budgets=6,
 )  # fmt: skip
