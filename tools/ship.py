@@ -5,10 +5,9 @@
     python tools/ship.py --check                only the budget, and that every model is listed
 
 A model is `<scale>-<name>-<seed>`, as the zoo names it. Weights are stored in half precision. A
-card says what the header says, and what was measured: Table 1's row of a model that has one, quality
-on held-out images of an autoencoder. A model that has seen more images is never replaced by one that
-has seen fewer.
-"""
+card says what the header says, and what was measured: Table 1's row of a model that has one,
+quality on held-out images of an autoencoder. A model that has seen more images is never replaced by
+one that has seen fewer."""
 
 import argparse
 import json
