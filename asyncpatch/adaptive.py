@@ -269,13 +269,13 @@ class EasyFirst:
         height: int,  # pixels
         width: int,  # pixels
         groups: int,  # of nearly equal size
-        steps: int,  # of each group, from noise to data
+        inner: int,  # steps of each group, from noise to data
         patch: int = 1,  # side of a patch, pixels
         label: Labels = None,  # classes, (B,)
         device: str | torch.device = 'cpu',  # where the maps are
     ):
-        check_count(groups=groups, steps=steps, patch=patch)
-        self.uncertainty, self.groups, self.steps = uncertainty, groups, steps
+        check_count(groups=groups, inner=inner, patch=patch)
+        self.uncertainty, self.groups, self.inner = uncertainty, groups, inner
         self.patch, self.label = patch, label
         self.first = torch.ones(1, 1, height, width, device=device)
         n = _pooled(self.first, patch).numel()
@@ -292,12 +292,12 @@ class EasyFirst:
         return certain(u, self.shares[group], self.patch)
 
     def __call__(self, step: int, z: Tensor | None, x0: Tensor | None) -> Tensor | None:
-        group, small = divmod(step - 1, self.steps)
+        group, small = divmod(step - 1, self.inner)
         if group == self.groups:
             return None
         if step > 0 and small == 0:
             self.now = self._chosen(z, group)
-        moved = step > 0 and torch.where(self.now, 1 - (small + 1) / self.steps, self.t)
+        moved = step > 0 and torch.where(self.now, 1 - (small + 1) / self.inner, self.t)
         self.t = self.first if step == 0 else moved
         return self.t
 

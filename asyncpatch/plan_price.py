@@ -94,22 +94,22 @@ def expected_variance(
 def cheapest_times(
     times: Tensor,  # a grid, falling, above 0 at its end, (points,)
     variance: Tensor,  # V at each of them, (points,)
-    steps: int,  # from the first to the last, less than there are points
+    calls: int,  # of the network, one a step, fewer than there are points
     schedule: NoiseSchedule = rectified_flow,  # maps t to (alpha, sigma)
-) -> Tensor:  # the times of the cheapest plan, (steps + 1,)
+) -> Tensor:  # the times of the cheapest plan, (calls + 1,)
     """The spacing of least price among all that use times of the grid: a shortest path.
 
-    Raises `ValueError` for more steps than the grid has, and for a grid that does not fall to an
-    end above 0."""
+    Raises `ValueError` for more calls than the grid has steps, and for a grid that does not
+    fall to an end above 0."""
     falls = bool((times.diff() < 0).all()) and times[-1].item() > 0
     require(falls, 'times', 'fall to an end above 0', times.tolist()[-3:])
-    check_count(steps=steps)
+    check_count(calls=calls)
     n, level = len(times), snr(times, schedule)
-    require(steps < n, 'steps', f'be fewer than the {n} times', steps)
+    require(calls < n, 'calls', f'be fewer than the {n} times', calls)
     price = (level - level[:, None]) / 2 * variance[:, None]
     price = price.masked_fill(torch.ones(n, n, dtype=torch.bool).tril(), torch.inf)
     least, came_from = price[0], []
-    for _ in range(steps - 1):
+    for _ in range(calls - 1):
         least, before = (least[:, None] + price).min(0)
         came_from.append(before)
     path = [n - 1]

@@ -5,9 +5,11 @@ Every test is one that a mutant asked for: with the formula broken nothing else 
 import math
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy import stats
 
 from asyncpatch import spatial, texture
 from asyncpatch.adaptive import calibration
@@ -19,9 +21,16 @@ from asyncpatch.inpainting import biharmonic, pose
 from asyncpatch.inverse_problems import ddnm, dps, mcg
 from asyncpatch.joint import toy_gaussian
 from asyncpatch.laws import asyncpatch as asyncpatch_law
+from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.objectives import SharedUncertainty, Velocity, sid2_weight
-from asyncpatch.proper_scores import crossed_mean, energy_score, patch_energy_score
-from asyncpatch.results import Effect, percentile_interval
+from asyncpatch.proper_scores import (
+    calibrate,
+    classifier_test,
+    crossed_mean,
+    energy_score,
+    patch_energy_score,
+)
+from asyncpatch.results import Effect, claims_table, percentile_interval
 
 
 def seeded(seed=0):
@@ -230,3 +239,38 @@ def test_the_older_name_of_synchronous_maps_is_understood():
     with pytest.warns(DeprecationWarning, match='synchronous_maps'):
         assert spatial.synchronous is spatial.synchronous_maps
     assert not hasattr(spatial, 'synchronously')
+
+
+# Tests of laws, and the table of claims
+
+
+@pytest.mark.parametrize('n', [4, 11, 60])
+def test_the_probability_of_an_accuracy_is_that_of_fair_coins(n):
+    one, other = torch.randn(2, n, 3, generator=seeded(n))
+    accuracy, probability = classifier_test(one, other + 0.3)
+    held_out = 2 * (n - n // 2)
+    wanted = stats.binom.sf(round(accuracy * held_out) - 1, held_out, 0.5)
+    assert probability == pytest.approx(wanted, rel=1e-9)
+
+
+def test_fills_of_the_law_itself_have_no_offset_wherever_its_mean_lies():
+    "|mean of m fills - mean|^2 less what m draws are off by, in variances: 0 +- sqrt(2 / D) / m."
+    one = torch.ones(1, dtype=torch.float64)
+    means = torch.full((1, 1, 5, 5), 3.0, dtype=torch.float64)
+    spread = torch.full((1, 25), 0.5, dtype=torch.float64)
+    law = LowRankMixture(one, means, torch.zeros(1, 25, 1, dtype=torch.float64), spread)
+    fills, exact = law.sample(50, seeded()), law.sample(100, seeded(1))
+    assert abs(calibrate(law, fills, exact).offset) < 5 * math.sqrt(2 / 25) / 50
+    moved = calibrate(law, fills + 0.5, exact).offset
+    assert moved == pytest.approx(0.5**2 / 0.5, abs=0.3)
+
+
+def test_one_claim_with_a_control_shows_the_column_of_all():
+    said = dict(ours='1', verdict='undecided')
+    claims = dict(plain=dict(said), held=dict(said, control='wrong law, 3.0', smallest=0.25))
+    record = SimpleNamespace(data=dict(claims=claims), scale='digits')
+    table = claims_table(record)
+    assert table.header[-2:] == ['positive control', 'smallest effect seen']
+    assert [row[-1] for row in table.rows] == ['', '0.25']
+    del claims['held']
+    assert len(claims_table(record).header) == 3
