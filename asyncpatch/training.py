@@ -21,6 +21,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, b
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .cards import card
 from asyncpatch.conventions import (
     TimeLaw,
     check_count,
@@ -51,7 +52,7 @@ from asyncpatch.run_folders import (
     write_checkpoint,
 )
 from .tables import keep_freed_memory
-from .weights import ARCHITECTURES, card, kind_of, load, save, unwrapped
+from .weights import ARCHITECTURES, kind_of, load, save, unwrapped
 
 # %% ../nbs/library/20_training.ipynb #92254fa5
 class TimeBox:
@@ -183,8 +184,7 @@ def _loop(run, stream, lock):
 # %% ../nbs/library/20_training.ipynb #236aa15a
 def _check_settings(config, minutes, ranks):
     "Raise `ValueError` or `TypeError` for settings that make no sense."
-    counts = {k: config[k] for k in ('batch', 'accumulate')}
-    check_count(**counts)
+    check_count(batch=config['batch'], accumulate=config['accumulate'])
     check_count(0, seed=config['seed'], warmup=config['warmup'])
     require(config['seed'] < 2**32, 'seed', 'be from 0 to 2**32 - 1', config['seed'])
     check_positive(lr=config['lr'], clip=config['clip'])

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'STORED', 'INSIDE', 'DIGITS', 'LEAVES', 'PHOTOS', 'FASHION', 'BEFORE_SIZES_WERE_WRITTEN', 'LAYERS',
-           'SHIPPED', 'LIMITS', 'WORDS', 'KINDS', 'save_tensors', 'load_tensors', 'read_shapes', 'unwrapped',
-           'architecture_of', 'kind_of', 'fingerprint', 'save', 'complete_header', 'shipped', 'from_hub', 'load',
-           'card', 'push_to_hub']
+           'SHIPPED', 'save_tensors', 'load_tensors', 'read_shapes', 'unwrapped', 'architecture_of', 'kind_of',
+           'fingerprint', 'save', 'complete_header', 'shipped', 'from_hub', 'find_weights', 'load']
 
 # %% ../nbs/library/18_weights.ipynb #1eb1be4d
 import hashlib
@@ -372,8 +371,12 @@ def from_hub(
         ) from e
 
 # %% ../nbs/library/18_weights.ipynb #9da88f5a
-def _find(name):
-    "The file behind a name."
+def find_weights(
+    name: str | Path,  # a shipped model, a file or run folder, or "owner/name" on the hub
+) -> Path:  # of weights
+    """The file behind a name.
+
+    Raises `FileNotFoundError` for a name that is nowhere, and what `from_hub` raises."""
     named = isinstance(name, (str, Path))
     require(named, 'name', 'be a name or a path', repr(name), TypeError)
     path = Path(name)
@@ -405,7 +408,7 @@ def load(
     Raises `FileNotFoundError` for a name that is nowhere, `ConnectionError` when the hub is needed
     and cannot be reached, and `ValueError` for a file that is damaged, not ours, of an unknown
     kind, or does not fit its configuration, and for a device that is not there."""
-    path = _find(name)
+    path = find_weights(name)
     check_device(device)
     read_shapes(path)
     try:
@@ -414,87 +417,3 @@ def load(
         raise ValueError(
             f"{path} does not hold a network of this version ({type(e).__name__}: {e})"
         ) from e
-
-# %% ../nbs/library/18_weights.ipynb #a42db6e4
-LIMITS = {
-    'denoiser': 'It has seen these data and nothing else, and draws what resembles them; '
-    'it is here to be checked and taken apart, not to be relied on.',
-    'head': 'It knows the errors of the model it was trained beside, and of no other.',
-    'autoencoder': 'It reconstructs data like those it was trained on.',
-    'oracle': 'It is exact for the law that it was fitted as, and for no other.',
-}
-WORDS = dict(
-    objective='objective',
-    law='law of training times',
-    steps='steps',
-    batch='images in a step',
-    lr='largest learning rate',
-    bias='bias of the SiD2 weight',
-    ema='memory of the averaged weights',
-    precision='precision',
-    seed='seed',
-    seconds='seconds of training',
-    device='trained on',
-    commit='commit',
-)
-KINDS = dict(
-    head="the log-variance of a frozen model's velocity error",
-    autoencoder='an autoencoder',
-    oracle='the exact posterior mean of a mixture of low-rank Gaussians',
-)
-
-# %% ../nbs/library/18_weights.ipynb #3691a508
-def _what(about):
-    "A model in a few words."
-    if about['kind'] != 'denoiser':
-        return KINDS[about['kind']]
-    clocks = 'one clock' if 'synchronous' in str(about.get('law')) else 'a clock for every pixel'
-    conditioned = about['net'].get('condition')
-    given = ', given a masked image and its mask' if conditioned else ''
-    return f'a diffusion model with {clocks}{given}'
-
-# %% ../nbs/library/18_weights.ipynb #0d3efed9
-def card(
-    about: dict,  # header of a model: `.about` of what `load` gives
-    name: str,  # to load it by
-    numbers: dict | None = None,  # what was measured: a value for each name
-    limits: str | None = None,  # what it cannot do; a sentence for its kind if not given
-    licence: str | None = None,  # of the weights; not stated if not given
-) -> str:  # Markdown, with the header that the hub reads
-    "A model card from what is known of a model."
-    about = complete_header({'kind': 'denoiser', 'data': 'not recorded', 'net': {}, **about})
-    images = f", {about['images']:,} images" if about.get('images') else ''
-    rows = {'data': (about.get('credit') or about['data']) + images}
-    rows |= {words: about[key] for key, words in WORDS.items() if about.get(key) not in (None, '')}
-    rows |= {'network': json.dumps(about['net']), **(numbers or {})}
-    hub = [f'license: {licence}'] if licence else []
-    lines = ['---', *hub, 'library_name: asyncpatch', 'tags: [diffusion, asyncpatch]', '---']
-    lines += [f'# {name}', '']
-    lines += ['From the independent reproduction of *AsyncPatch Diffusion* (arXiv 2606.07079): ']
-    lines[-1] += f'{_what(about)}.'
-    lines += ['', '| | |', '|---|---|', *(f'| {key} | {value} |' for key, value in rows.items())]
-    use = f'**Use**: `asyncpatch.load("{name}")`. **Limits**: {limits or LIMITS[about["kind"]]}'
-    ends = f' **Licence of the weights**: {licence}.' if licence else ''
-    return '\n'.join([*lines, '', use + ends, ''])
-
-# %% ../nbs/library/18_weights.ipynb #c26f5e4a
-def push_to_hub(
-    source: str | Path,  # the folder of a finished run, a file of weights, or a shipped model
-    repository: str,  # "owner/name" on the hub; made if it does not exist
-    private: bool = False,  # for yourself alone
-    **words: object,  # `numbers`, `limits` and `licence` of the card
-) -> str:  # address of the commit
-    """Put a model and its card on the Hugging Face hub.
-
-    Raises what `load` raises for a source that is no model, before anything is sent."""
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    path = _find(source)
-    about = load(path).about
-    page = card(about, repository, **words).encode()
-    files = {'weights.safetensors': str(path), 'README.md': page}
-    api = HfApi(library_name='asyncpatch')
-    api.create_repo(repository, exist_ok=True, private=private)
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-    message = f"{about.get('data', 'Model')}, {about.get('steps', '?')} steps"
-    return str(api.create_commit(repository, operations, commit_message=message))

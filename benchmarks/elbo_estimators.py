@@ -1,12 +1,14 @@
-"""What one network call tells about the likelihood bound: rules of `elbo` and `fluxes` against uniform times with eq. 48.
+"""What one network call tells about the likelihood bound: rules of `elbo` and `fluxes` against
+uniform times with eq. 48.
 
     python benchmarks/elbo_estimators.py [IMAGES] [RUNS]
 
-The data are smooth random images of known density and the denoiser is exact, so the truth of every image is known. Each run
-gives every image one call. Printed for N = 16, 64, 256 tokens: the median over the runs of the estimated bound and the 10% and
-90% quantiles, in bits per dimension, and the standard error of one call: the scatter of the runs times the root of the
-images. The naive rule has infinite variance, so its scatter is what happened to occur, and its median is the number to look at.
-"""
+The data are smooth random images of known density and the denoiser is exact, so the truth of every
+image is known. Each run gives every image one call. Printed for N = 16, 64, 256 tokens: the median
+over the runs of the estimated bound and the 10% and 90% quantiles, in bits per dimension, and the
+standard error of one call: the scatter of the runs times the root of the images. The naive rule has
+infinite variance, so its scatter is what happened to occur, and its median is the number to look
+at."""
 
 import math
 import statistics
@@ -65,7 +67,8 @@ if __name__ == '__main__':
         for name, (rule, reference) in RULES.items():
             values = sorted(scatter(side, rule, reference, images, runs))
             low, high = values[runs // 10], values[-1 - runs // 10]
+            middle, error = statistics.median(values), statistics.stdev(values) * images**0.5
             print(
-                f'{side**2:>4}  {name:<24}{low:>9.3f}{statistics.median(values):>9.3f}{high:>9.3f}{statistics.stdev(values) * images**0.5:>16.2f}',
+                f'{side**2:>4}  {name:<24}{low:>9.3f}{middle:>9.3f}{high:>9.3f}{error:>16.2f}',
                 flush=True,
             )

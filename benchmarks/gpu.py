@@ -1,14 +1,14 @@
-"""The paper's 60M network in training at 64 x 64: images per second, and the share of a matrix product.
+"""The paper's 60M network in training at 64 x 64: images per second, and the share of a matrix
+product.
 
     python benchmarks/gpu.py                   on a GPU, some three minutes
     python benchmarks/gpu.py --tiny --out DIR  tiny settings, for a CPU and the tests
 
-Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of the
-same batches; what the machine's matrix product reaches. Without `--out` it writes
-`figures/leaves/utilisation.json`, the product `utilisation` of the hours (results/380) with
-more in it: `asyncpatch.compute.utilisation` reads it, and prices use it. So the 620M network is timed
-too, compiled, with many clocks.
-"""
+Four questions: compiled or not; one time per image or many clocks; what bf16 does to the loss of
+the same batches; what the machine's matrix product reaches. Without `--out` it writes
+`figures/leaves/utilisation.json`, the product `utilisation` of the hours (results/380) with more in
+it: `asyncpatch.compute.utilisation` reads it, and prices use it. So the 620M network is timed too,
+compiled, with many clocks."""
 
 import argparse
 import gc
@@ -59,7 +59,8 @@ def matmul_peak(device, side, repeats=5):
 
 
 def prepared(net, batch, size, law, compiled, device, precision):
-    "One training step of a fresh network on fixed random images, as a function that returns the loss."
+    """One training step of a fresh network on fixed random images, as a function that returns the
+    loss."""
     torch.manual_seed(0)
     unet = UNet(**net).to(device, memory_format=torch.channels_last)
     with torch.no_grad():
@@ -157,7 +158,10 @@ def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_step
             max(1, config['steps'] // 5),
             device,
         )
-        name = f"{network}, {clocks}, {'compiled' if through else 'not compiled'}, {'bf16' if precision == 'bf16' else 'single precision'}"
+        name = (
+            f"{network}, {clocks}, {'compiled' if through else 'not compiled'}, "
+            f"{'bf16' if precision == 'bf16' else 'single precision'}"
+        )
         cases[name] = dict(
             images_per_second=batch / seconds,
             operations_per_image=work,
@@ -168,7 +172,8 @@ def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_step
         if clocks == 'many clocks' and precision == 'bf16':
             speeds[network] = max(speeds.get(network, 0), batch * work / seconds)
         print(
-            f"{name:58}{batch / seconds:10.1f} images/s {batch * work / seconds / 1e12:9.3f} Top/s {cases[name]['of_matrix_product']:7.1%} of the matrix product",
+            f"{name:58}{batch / seconds:10.1f} images/s {batch * work / seconds / 1e12:9.3f} "
+            f"Top/s {cases[name]['of_matrix_product']:7.1%} of the matrix product",
             flush=True,
         )
         gc.collect()
@@ -186,7 +191,8 @@ def compute(config, device, matmul=8192, compiled=True, loss_batch=64, loss_step
         losses[precision] = [step(k).item() for k in range(loss_steps)]
     difference = [abs(a - b) / b for a, b in zip(losses['bf16'], losses['no'])]
     print(
-        f'loss in bf16 against single precision: {max(difference):.2e} at most over {len(difference)} steps of the same batches',
+        f'loss in bf16 against single precision: {max(difference):.2e} at most over '
+        f'{len(difference)} steps of the same batches',
         flush=True,
     )
     order = [name for name in config['networks'] if name in speeds]

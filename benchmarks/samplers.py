@@ -1,11 +1,12 @@
-"""What the sampler itself costs: `sample` with a denoiser that does nothing, against a plain DDIM with one time in Python
-floats that draws the same noise, and against a step of the smallest network that ships.
+"""What the sampler itself costs: `sample` with a denoiser that does nothing, against a plain DDIM
+with one time in Python floats that draws the same noise, and against a step of the smallest network
+that ships.
 
     python benchmarks/samplers.py [REPEATS]
 
-All run on one core in this process, in turn. The fastest repeat says what the code costs, the median of the ratios, in
-brackets, what it costs on this machine with all else that was going on: caches are shared, and a map per image fills them.
-"""
+All run on one core in this process, in turn. The fastest repeat says what the code costs, the
+median of the ratios, in brackets, what it costs on this machine with all else that was going on:
+caches are shared, and a map per image fills them."""
 
 import platform
 import statistics
@@ -73,7 +74,8 @@ def compare(shape, repeats):
 
 
 def network_step(repeats):
-    "Seconds of one call of a network of the size of digits-asyncpatch for 64 images, one time for all: the cheapest there is."
+    """Seconds of one call of a network of the size of digits-asyncpatch for 64 images, one time for
+    all: the cheapest there is."""
     network, (z, t) = (
         Denoiser(UNet(1, 16, (1, 2), (1, 1), 1, classes=10).eval()),
         (torch.zeros(SHAPES[0]), torch.full((1, 1, 1, 1), 0.5)),
@@ -88,21 +90,25 @@ def network_step(repeats):
 def main(repeats=15):
     torch.set_num_threads(1)
     print(
-        f'torch {torch.__version__}, {platform.machine()}, one core, {repeats} repeats of {STEPS} steps: microseconds a step and ratio to the scalar loop, fastest repeat [median repeat]'
+        f'torch {torch.__version__}, {platform.machine()}, one core, {repeats} repeats of '
+        f'{STEPS} steps: microseconds a step and ratio to the scalar loop, fastest repeat '
+        '[median repeat]'
     )
     for shape in SHAPES:
         rounds = compare(shape, repeats)
         for name in rounds[0]:
             times, scalar = ([r[one] for r in rounds] for one in (name, 'scalar loop'))
             print(
-                f'{str(shape):18}{name:18}{1e6 * min(times):8.0f} us [{1e6 * statistics.median(times):5.0f}] {min(times) / min(scalar):7.2f} [{statistics.median(a / b for a, b in zip(times, scalar)):.2f}]'
+                f'{str(shape):18}{name:18}{1e6 * min(times):8.0f} us '
+                f'[{1e6 * statistics.median(times):5.0f}] {min(times) / min(scalar):7.2f} '
+                f'[{statistics.median(a / b for a, b in zip(times, scalar)):.2f}]'
             )
         if shape == SHAPES[0]:
             network = statistics.median(network_step(repeats))
             for name in list(rounds[0])[1:]:
-                print(
-                    f'{"":18}{name:18}{100 * statistics.median(r[name] for r in rounds) / network:9.1f} % of a call of the network ({1e3 * network:.1f} ms)'
-                )
+                share = 100 * statistics.median(r[name] for r in rounds) / network
+                call = f'a call of the network ({1e3 * network:.1f} ms)'
+                print(f'{"":18}{name:18}{share:9.1f} % of {call}')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
-"""Our UNet beside its peers' at equal channels: images per second in training and in evaluation, as ratios in one run.
+"""Our UNet beside its peers' at equal channels: images per second in training and in evaluation, as
+ratios in one run.
 
     python benchmarks/throughput.py [REPEATS]
 
-On one core, in this process; processor time, so that neighbours on the machine disturb little, and each measurement
-beside one of the yardstick, so that what they disturb is disturbed alike. The script makes an environment of its own in
-the checkout (.venv-peers: the packages of requirements-peers.txt without their dependencies, and this environment's own)
-and starts itself there; what does not import is reported with its error. The result is stored beside this file.
-"""
+On one core, in this process; processor time, so that neighbours on the machine disturb little, and
+each measurement beside one of the yardstick, so that what they disturb is disturbed alike. The
+script makes an environment of its own in the checkout (.venv-peers: the packages of
+requirements-peers.txt without their dependencies, and this environment's own) and starts itself
+there; what does not import is reported with its error. The result is stored beside this file."""
 
 import datetime
 import json
@@ -177,7 +178,8 @@ def processor_seconds(work):
 
 
 def paired(works, yardstick, repeats):
-    "Each work beside the yardstick, before it and after it by turns: ratios and milliseconds, `repeats` of each."
+    """Each work beside the yardstick, before it and after it by turns: ratios and milliseconds,
+    `repeats` of each."""
     for work in works.values():
         work()
     seconds = {name: [] for name in works}
@@ -193,7 +195,8 @@ def paired(works, yardstick, repeats):
 
 
 def summary(ratios, seconds):
-    "Median ratio, an interval that holds the true median with 95 per cent (order statistics), and median milliseconds."
+    """Median ratio, an interval that holds the true median with 95 per cent (order statistics), and
+    median milliseconds."""
     ratios, out = sorted(ratios), int(binom.ppf(0.025, len(ratios), 0.5))
     return dict(
         ratio=statistics.median(ratios),
@@ -275,11 +278,13 @@ def main(repeats=9):
             **{work: paired(cases, 'ours', repeats) for work, cases in works.items()},
         )
         print(
-            f"\n{title}, batch {shape['batch']}: time relative to ours with one time per image (median of {repeats} pairs and its 95 % interval), images per second"
+            f"\n{title}, batch {shape['batch']}: time relative to ours with one time per image "
+            f"(median of {repeats} pairs and its 95 % interval), images per second"
         )
         for name in networks:
             cells = [
-                f"{work} {v['ratio']:.2f} ({v['low']:.2f} to {v['high']:.2f}) {1e3 * shape['batch'] / v['milliseconds']:7.0f}/s"
+                f"{work} {v['ratio']:.2f} ({v['low']:.2f} to {v['high']:.2f}) "
+                f"{1e3 * shape['batch'] / v['milliseconds']:7.0f}/s"
                 for work, v in ((w, entry[w][name]) for w in works)
             ]
             print(

@@ -1,4 +1,5 @@
-"""What a training law costs: each law's draw of 512 fields of 64x64, against uniform noise of the same size.
+"""What a training law costs: each law's draw of 512 fields of 64x64, against uniform noise of the
+same size.
 
     python benchmarks/timesteps.py [REPEATS]
 
@@ -35,12 +36,14 @@ def main(repeats=9):
         seconds(law, generator)
     rounds = [{name: seconds(law, generator) for name, law in laws.items()} for _ in range(repeats)]
     print(
-        f'{SHAPE[0]} fields of {SHAPE[1]}x{SHAPE[2]}, one core, {repeats} repeats: median milliseconds, and ratio to uniform noise: median (lowest to highest)'
+        f'{SHAPE[0]} fields of {SHAPE[1]}x{SHAPE[2]}, one core, {repeats} repeats: median '
+        'milliseconds, and ratio to uniform noise: median (lowest to highest)'
     )
     for name in laws:
         ratios = [r[name] / r['uniform noise'] for r in rounds]
         print(
-            f'{name:20}{1e3 * statistics.median(r[name] for r in rounds):9.1f} ms {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+            f'{name:20}{1e3 * statistics.median(r[name] for r in rounds):9.1f} ms '
+            f'{statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
         )
 
 

@@ -1,10 +1,11 @@
-"""The monotone walk two ways: exponential clocks (one sort) against the Markov chain of eq. 14, step by step.
+"""The monotone walk two ways: exponential clocks (one sort) against the Markov chain of eq. 14,
+step by step.
 
     python benchmarks/walk.py [REPEATS]
 
-Both run on one core in this process, alternating, so the ratio is fair on a busy machine too. A chain of more than
-20,000 steps is timed on its first 20,000 and scaled up; its steps all cost the same.
-"""
+Both run on one core in this process, alternating, so the ratio is fair on a busy machine too. A
+chain of more than 20,000 steps is timed on its first 20,000 and scaled up; its steps all cost the
+same."""
 
 import statistics
 import sys
@@ -54,14 +55,16 @@ def compare(N, K, repeats):
 def main(repeats=5):
     torch.set_num_threads(1)
     print(
-        f'{"tokens":>7} {"ticks":>6} {"steps":>9} {"chain":>20} {"clocks":>22} {"ratio, median (range)":>28}'
+        f'{"tokens":>7} {"ticks":>6} {"steps":>9} {"chain":>20} {"clocks":>22} '
+        f'{"ratio, median (range)":>28}'
     )
     for N, K in ((2, 256), (16, 256), (256, 256), (1024, 256), (4096, 256)):
         chains, clocks = zip(*compare(N, K, repeats))
         ratios = [a / b for a, b in zip(chains, clocks)]
         scaled = 'scaled' if N * K > LONGEST else 'whole'
         print(
-            f'{N:7,} {K:6,} {N * K:9,} {statistics.median(chains):11.4f} s {scaled:>6} {statistics.median(clocks):20.5f} s '
+            f'{N:7,} {K:6,} {N * K:9,} {statistics.median(chains):11.4f} s {scaled:>6} '
+            f'{statistics.median(clocks):20.5f} s '
             f'{statistics.median(ratios):14.0f} ({min(ratios):.0f} to {max(ratios):.0f})'
         )
 

@@ -72,11 +72,13 @@ def test_configurations_have_the_networks_of_the_page(name):
         ('{', 'JSONDecodeError'),
         ('{"paper": {}}', 'KeyError'),
         (
-            '{"fills": "", "kind": "unet", "data": "x", "size": 8, "paper": {"net": {"base": 8}}, "toolbox": {"net": {"base": 16}}, "ours": {}}',
+            '{"fills": "", "kind": "unet", "data": "x", "size": 8, "paper": {"net": {"base": '
+            '8}}, "toolbox": {"net": {"base": 16}}, "ours": {}}',
             'net.base is said by paper and by toolbox',
         ),
         (
-            '{"fills": "", "kind": "unet", "data": "x", "size": 8, "paper": {"net": {"bass": 8}}, "toolbox": {}, "ours": {}}',
+            '{"fills": "", "kind": "unet", "data": "x", "size": 8, "paper": {"net": {"bass": '
+            '8}}, "toolbox": {}, "ours": {}}',
             'bass',
         ),
     ],

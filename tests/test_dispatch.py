@@ -208,7 +208,8 @@ from asyncpatch.training import train
 from asyncpatch.dispatch import send
 from functools import partial
 import sys
-work = partial(train, sys.argv[1], dict(base=8, classes=10), digits().train, asyncpatch, steps=3, batch=16, warmup=1, progress=False)
+work = partial(train, sys.argv[1], dict(base=8, classes=10), digits().train,
+               asyncpatch, steps=3, batch=16, warmup=1, progress=False)
 if __name__ == '__main__':
     print(type(send(work, where='xla', folder=sys.argv[1] + '-jobs')).__name__)
 """
@@ -216,7 +217,8 @@ if __name__ == '__main__':
 
 @pytest.mark.skipif(
     not (importlib.util.find_spec('torch_xla') or os.environ.get('ASYNCPATCH_XLA_PYTHON')),
-    reason='needs torch_xla: pip install asyncpatch[xla], or ASYNCPATCH_XLA_PYTHON, a python that has it',
+    reason='needs torch_xla: pip install asyncpatch[xla], '
+    'or ASYNCPATCH_XLA_PYTHON, a python that has it',
 )
 def test_xla_on_a_cpu_trains_to_the_same_network(tmp_path):
     from asyncpatch.data import digits

@@ -1,4 +1,5 @@
-"The site's translator on small inputs, the real book's labels and links, and README. Nothing is rendered here."
+"""The site's translator on small inputs, the real book's labels and links, and README. Nothing is
+rendered here."""
 
 import json
 import re
@@ -82,7 +83,7 @@ def translate(text, book, page=0):
     return to_myst(text, book.pages[page], book, BASE)
 
 
-# -- the book -----------------------------------------------------------------------------------------------------
+# -- the book --------------------------------------------------------------------------------------
 
 
 def test_the_book_has_no_loose_ends():
@@ -190,7 +191,7 @@ def test_a_readers_own_run_takes_the_place_of_the_stored_one(tmp_path, book):
     assert [page.executed for page in Book(tmp_path, tmp_path / 'nowhere').pages] == [False, False]
 
 
-# -- the translator -----------------------------------------------------------------------------------------------
+# -- the translator --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,8 @@ def test_a_readers_own_run_takes_the_place_of_the_stored_one(tmp_path, book):
     [
         (
             '$$a<b$$ {#eq-a}',
-            r'<div class="math notranslate nohighlight equation" id="eq-a">\[a&lt;b \tag{0.1}\]</div>',
+            r'<div class="math notranslate nohighlight equation" id="eq-a">\[a&lt;b '
+            r'\tag{0.1}\]</div>',
         ),
         (
             '$$\na \\\\\nb\n$$ {#eq-a}\nand so on',
@@ -206,11 +208,13 @@ def test_a_readers_own_run_takes_the_place_of_the_stored_one(tmp_path, book):
         ),
         (
             '> $$a$$ {#eq-a}\n> more',
-            '> <div class="math notranslate nohighlight equation" id="eq-a">\\[a \\tag{0.1}\\]</div>\n>\n> more',
+            '> <div class="math notranslate nohighlight equation" id="eq-a">\\[a '
+            '\\tag{0.1}\\]</div>\n>\n> more',
         ),
         (
             'so $$a$$ {#eq-c}',
-            'so \n\n<div class="math notranslate nohighlight equation" id="eq-c">\\[a \\tag{0.2}\\]</div>',
+            'so \n\n<div class="math notranslate nohighlight equation" id="eq-c">\\[a '
+            '\\tag{0.2}\\]</div>',
         ),
     ],
 )
@@ -224,9 +228,9 @@ def test_equations_without_a_label_are_left_alone(book):
 
 def test_references_within_and_across_pages(book):
     assert translate('by @eq-a.', book) == 'by <a class="crossref" href="#eq-a">Eq. 0.1</a>.'
-    assert (
-        translate('(@eq-d, [@fig-one])', book)
-        == '(<a class="crossref" href="two.html#eq-d">Eq. 13.1</a>, <a class="crossref" href="#fig-one">Figure 0.1</a>)'
+    assert translate('(@eq-d, [@fig-one])', book) == (
+        '(<a class="crossref" href="two.html#eq-d">Eq. 13.1</a>, <a class="crossref" '
+        'href="#fig-one">Figure 0.1</a>)'
     )
     assert translate('`@eq-a` me@eq-a.org', book) == '`@eq-a` me@eq-a.org'
     with pytest.raises(BookError, match='@eq-none refers to no label'):
@@ -276,9 +280,9 @@ def test_links(book, tmp_path):
 
 
 def test_names_link_to_this_very_site(book):
-    assert (
-        translate(f'[`alpha`]({BASE}theory/one.html#alpha)', book, 1)
-        == '<a class="api" href="one.html#api-alpha"><code class="docutils literal notranslate">alpha</code></a>'
+    assert translate(f'[`alpha`]({BASE}theory/one.html#alpha)', book, 1) == (
+        '<a class="api" href="one.html#api-alpha"><code class="docutils literal '
+        'notranslate">alpha</code></a>'
     )
     assert (
         translate(f'[`beta`]({BASE}library/later.html#beta)', book)
@@ -287,7 +291,10 @@ def test_names_link_to_this_very_site(book):
 
 
 def test_static_figures_tables_and_sections(tmp_path):
-    text = '## Here {#sec-h}\n\n![Words.](f.png){#fig-f width=50%}\n\n| a |\n|---|\n| 1 |\n\n: Rows. {#tbl-t}\n\n@sec-h, @tbl-t'
+    text = (
+        '## Here {#sec-h}\n\n![Words.](f.png){#fig-f width=50%}\n\n| a |\n|---|\n| 1 |\n\n: Rows. '
+        '{#tbl-t}\n\n@sec-h, @tbl-t'
+    )
     (tmp_path / 'nbs').mkdir()
     (tmp_path / 'nbs/f.png').write_bytes(b'')
     book = make_book(tmp_path, {'02_a.ipynb': [prose('# A'), prose(text)]})
@@ -336,7 +343,8 @@ def test_signatures():
 def test_api_entry():
     entry = api_entry(SHOW_DOC, 3)
     assert entry.startswith(
-        '<span class="api-anchor" id="api-step"></span>\n\n### `step`\n\n::: {.api-entry}\n```python\nstep(z, n, '
+        '<span class="api-anchor" id="api-step"></span>\n\n### `step`\n\n::: '
+        '{.api-entry}\n```python\nstep(z, n, '
     )
     assert (
         '\nOne step of $z_t$.\n' in entry
@@ -471,7 +479,7 @@ def test_quarto_gets_links_where_it_resolves_no_references(book):
     )
 
 
-# -- the site and README ------------------------------------------------------------------------------------------
+# -- the site and README ---------------------------------------------------------------------------
 
 
 def test_dead_links_of_a_site_are_found(tmp_path):

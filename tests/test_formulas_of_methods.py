@@ -13,7 +13,7 @@ from scipy import stats
 
 from asyncpatch import spatial, texture
 from asyncpatch.adaptive import calibration
-from asyncpatch.budgets import calls_of, setting
+from asyncpatch.budgets import calls_of, plan, setting
 from asyncpatch.denoisers import CountCalls
 from asyncpatch.distances import transport_cost
 from asyncpatch.guidance import weighted_answers
@@ -24,6 +24,7 @@ from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.objectives import SharedUncertainty, Velocity, sid2_weight
 from asyncpatch.proper_scores import (
+    Estimate,
     calibrate,
     classifier_test,
     crossed_mean,
@@ -31,6 +32,7 @@ from asyncpatch.proper_scores import (
     patch_energy_score,
 )
 from asyncpatch.results import Effect, claims_table, percentile_interval
+from asyncpatch.samplers import ddim_step, heun_step, sample
 
 
 def seeded(seed=0):
@@ -190,6 +192,10 @@ def test_the_error_of_a_crossed_mean_is_that_of_its_analysis_of_variance():
     assert found.mean == pytest.approx(values.mean().item(), rel=1e-12)
 
 
+def test_an_estimate_less_a_value_is_counted_in_standard_errors():
+    assert (Estimate(3.0, 0.5) - 1.0, Estimate(1.0, 0.25) - 2.0) == (4.0, -4.0)
+
+
 def test_transport_between_samples_of_two_sizes():
     "Three values against two: each third of u meets the halves that it overlaps."
     a, b = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[2.0], [3.0]])
@@ -239,6 +245,20 @@ def test_the_older_name_of_synchronous_maps_is_understood():
     with pytest.warns(DeprecationWarning, match='synchronous_maps'):
         assert spatial.synchronous is spatial.synchronous_maps
     assert not hasattr(spatial, 'synchronously')
+
+
+@pytest.mark.parametrize('step', [ddim_step, heun_step])
+@pytest.mark.parametrize('order', ['together', 'raster', 'spiral'])
+def test_a_plan_costs_what_it_says(order, step):
+    "Heun's last step, to time 0, takes one call for two: where all go together it is counted so."
+    for calls in (48, 97):
+        maps, said = plan(8, 8, calls, order, step)
+        counted = CountCalls(lambda z, t, label=None: 0.5 * z)
+        sample(counted, maps, (1, 1, 8, 8), step=step)
+        assert counted.calls <= said.calls <= calls
+        assert said.calls - counted.calls <= (
+            16 if step is heun_step and order != 'together' else 0
+        )
 
 
 # Tests of laws, and the table of claims

@@ -74,7 +74,8 @@ def test_the_bench_is_the_product_of_the_page_of_hours():
         [
             sys.executable,
             '-c',
-            "import sys; sys.path.insert(0, 'benchmarks'); from gpu import *; print(config_hash(shipping_config()))",
+            "import sys; sys.path.insert(0, 'benchmarks'); from gpu import *; "
+            "print(config_hash(shipping_config()))",
         ],
         capture_output=True,
         text=True,

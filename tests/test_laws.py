@@ -1,4 +1,5 @@
-"""Laws of the time field against reference code: one image at a time, in numpy, straight from the sources' words."""
+"""Laws of the time field against reference code: one image at a time, in numpy, straight from the
+sources' words."""
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def p_values(ours, reference):
 
 @pytest.mark.parametrize('name', REFERENCE)
 def test_a_law_is_its_reference(name, n=1500):
-    "Nine numbers per image, single pixels, neighbours and the whole; and a rival law with the nearest name does not pass."
+    """Nine numbers per image, single pixels, neighbours and the whole; and a rival law with the
+    nearest name does not pass."""
     draw = np.random.default_rng(0)
     reference = np.stack([REFERENCE[name](draw) for _ in range(n)])
     drawn = lambda law: (
@@ -114,7 +116,8 @@ def test_a_law_is_its_reference(name, n=1500):
 
 
 def test_what_a_centre_and_a_mean_promise():
-    "AsyncPatch: every pixel's expectation given the centre is the centre. SRM: the mean of the drawn numbers is the mean."
+    """AsyncPatch: every pixel's expectation given the centre is the centre. SRM: the mean of the
+    drawn numbers is the mean."""
     centre, cells, index = asyncpatch_cells(
         40_000, HEIGHT, WIDTH, torch.Generator().manual_seed(2), t_min=0, t_max=1
     )
@@ -131,7 +134,8 @@ def test_what_a_centre_and_a_mean_promise():
 
 @pytest.mark.parametrize('law', LAWS.values(), ids=LAWS)
 def test_every_shape_has_its_fields(law):
-    "One pixel, B equal to W, H unequal to W, lines: within the ends, and each image's field its own whatever the batch."
+    """One pixel, B equal to W, H unequal to W, lines: within the ends, and each image's field its
+    own whatever the batch."""
     for n, height, width in ((1, 1, 1), (5, 1, 5), (3, 7, 2), (4, 4, 4), (2, 1, 9), (1, 16, 3)):
         t = law(n, height, width, generators(range(n)))
         assert (
@@ -165,7 +169,8 @@ def half_normal_density(t, std, loc=None, scale=None):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('std', [1e-3, 0.2, 0.6])
 def test_densities_hold_their_accuracy_in_all_of_their_domain(std):
-    "Times near both ends, narrow and wide laws; 100 midpoints gave .4208 for .4028, and .615 for 1."
+    """Times near both ends, narrow and wide laws; 100 midpoints gave .4208 for .4028, and .615 for
+    1."""
     for t in (1e-4, 0.3, 0.5, 0.9, 0.999):
         time = torch.tensor([t], dtype=torch.float64)
         ours = truncated_gaussian_pixel_density(time, std).item()

@@ -1,4 +1,5 @@
-"Every product that ships has a readable record, and every record a product and a notebook that makes it."
+"""Every product that ships has a readable record, and every record a product and a notebook that
+makes it."""
 
 import json
 import re
@@ -20,7 +21,8 @@ PRODUCTS = sorted(
 
 
 def products(notebook):
-    "Products that a notebook declares, and (scale, name) of those that it makes without an accelerator: at digits, unless it says at which scales."
+    """Products that a notebook declares, and (scale, name) of those that it makes without an
+    accelerator: at digits, unless it says at which scales."""
     cells = [
         ''.join(cell['source'])
         for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']

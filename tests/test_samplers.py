@@ -1,4 +1,5 @@
-"""Samplers and guidance across modules: shapes that tempt broadcasting, networks in batches of other sizes, denoisers of azula."""
+"""Samplers and guidance across modules: shapes that tempt broadcasting, networks in batches of
+other sizes, denoisers of azula."""
 
 from functools import partial
 
@@ -54,7 +55,8 @@ def start(shape, seed=0):
     'shape', [(4, 1, 4, 4), (4, 2, 3, 4), (3, 3, 5, 2), (1, 1, 1, 1), (2, 1, 1, 1), (5, 5, 1, 5)]
 )
 def test_an_image_is_what_it_is_alone(shape, points, step):
-    "B equal to W, H unequal to W, one channel, one pixel, one step: no axis is taken for another, with and without guidance."
+    """B equal to W, H unequal to W, one channel, one pixel, one step: no axis is taken for another,
+    with and without guidance."""
     oracle, (x, known) = smooth_gaussian(shape[1:]), start(shape)
     maps = spatial.inpainting_maps(known, points).double()
     seeds = range(shape[0])
@@ -96,7 +98,8 @@ def test_one_step_is_the_posterior_mean():
 @pytest.mark.parametrize('schedule', [rectified_flow, cosine], ids=['rectified', 'cosine'])
 @pytest.mark.parametrize('stochasticity', [0.0, 0.25, 1.0])
 def test_the_update_is_its_formula(schedule, stochasticity):
-    "The coefficients against equation eq-step written out, at fields of times with pixels that stay, wait and arrive."
+    """The coefficients against equation eq-step written out, at fields of times with pixels that
+    stay, wait and arrive."""
     draw = torch.Generator().manual_seed(1)
     z, x0, xi = torch.randn(3, 2, 2, 3, 4, generator=draw, dtype=torch.float64)
     t = torch.rand(2, 1, 3, 4, generator=draw, dtype=torch.float64) * 0.9 + 0.1
@@ -128,7 +131,8 @@ def test_the_update_is_its_formula(schedule, stochasticity):
     ids=[*STEPS, 'c = 0', 'c = 1.3'],
 )
 def test_what_stays_and_what_arrives_is_exact(step, schedule, dtype):
-    "A map per image whose pixels wait, stop anywhere, never start or arrive at any moment: unmoved ones are the same bits, those that arrive are the posterior mean."
+    """A map per image whose pixels wait, stop anywhere, never start or arrive at any moment:
+    unmoved ones are the same bits, those that arrive are the posterior mean."""
     draw = torch.Generator().manual_seed(5)
     maps = (
         torch.rand(6, 4, 1, 9, 7, generator=draw, dtype=dtype)
@@ -183,7 +187,8 @@ def plan_of_groups(images, size, groups, seed):
 @pytest.mark.parametrize('images', [1, 3])
 @pytest.mark.parametrize('groups', [1, 2, 5])
 def test_the_tables_of_a_plan_are_its_clocks(images, groups):
-    "Against numpy's sorting of columns: the same times at every level of the network, and no row too many."
+    """Against numpy's sorting of columns: the same times at every level of the network, and no row
+    too many."""
     maps = plan_of_groups(images, 8, groups, seed=groups)
     levels = [maps.flatten(0, 1), torch.nn.functional.avg_pool2d(maps.flatten(0, 1), 2)]
     clocks = np.unique(
@@ -264,12 +269,14 @@ def test_a_network_in_company_and_alone():
         )
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-8, atol=1e-8)
         questions += single.images
-    # four questions where something is clean and something is not, two before: each image's own, no more
+    # four questions where something is clean and something is not, two before: each image's own, no
+    # more
     assert questions <= counted.images <= 4 * (12 + 6 + 3)
 
 
 def test_the_guided_flow_is_its_differential_equation():
-    "Two pixels of correlation 0.7, the first known: input guidance with weight 2 followed by Heun, against scipy's solution of the guided flow written by hand."
+    """Two pixels of correlation 0.7, the first known: input guidance with weight 2 followed by
+    Heun, against scipy's solution of the guided flow written by hand."""
     rho, weight, known = 0.7, 2.0, torch.tensor([True, False]).view(1, 1, 1, 2)
     x = torch.tensor([1.3, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
 
@@ -301,7 +308,8 @@ def test_the_guided_flow_is_its_differential_equation():
 
 
 def test_some_images_without_a_class():
-    "An oracle takes -1 for no class, as the networks do, so that class guidance of a mixed batch is one call."
+    """An oracle takes -1 for no class, as the networks do, so that class guidance of a mixed batch
+    is one call."""
     oracle, draw = toy_mixture(), torch.Generator().manual_seed(6)
     z, t = (
         torch.randn(6, 1, 1, 2, generator=draw, dtype=torch.float64),
@@ -374,7 +382,8 @@ def test_the_condition_goes_with_the_image():
 
 
 def test_wrapped_denoisers_of_azula():
-    "azula's exact Gaussian, asked at one time and in the world of exploding variance, is our oracle."
+    """azula's exact Gaussian, asked at one time and in the world of exploding variance, is our
+    oracle."""
     pytest.importorskip('azula')
     from azula.denoise import GaussianDenoiser
     from azula.linalg.covariance import FullCovariance

@@ -1,4 +1,5 @@
-"""The network against a plain one of the same weights, and what a compiler and a second derivative make of it."""
+"""The network against a plain one of the same weights, and what a compiler and a second derivative
+make of it."""
 
 import copy
 import math
@@ -115,7 +116,8 @@ def test_a_wrong_table_is_seen():
 
 
 def counted(channels, base, multipliers, blocks, middle, attention, classes, head_width, **_):
-    "Parameters of Table 6's networks by arithmetic: convolutions 9ab + b, projections ab + b, gains, embeddings."
+    """Parameters of Table 6's networks by arithmetic: convolutions 9ab + b, projections ab + b,
+    gains, embeddings."""
     w, e = [base * m for m in multipliers], base
     conv, linear = lambda a, b: 9 * a * b + b, lambda a, b: a * b + b
     block = lambda a, b: (
@@ -157,7 +159,8 @@ def test_parameters_of_the_papers_networks(name, said):
 
 
 def test_the_papers_networks_are_built_in_a_second():
-    "Both, in a new process, where PyTorch has still to load what it needs for the meta device; processor time, for the machine may be busy."
+    """Both, in a new process, where PyTorch has still to load what it needs for the meta device;
+    processor time, for the machine may be busy."""
     work = """
 import time
 from asyncpatch.unet import PAPER_UNETS, UNet, count_parameters

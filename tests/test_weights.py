@@ -11,11 +11,11 @@ from torch import nn
 
 import asyncpatch
 from asyncpatch.autoencoder import Autoencoder
+from asyncpatch.cards import card
 from asyncpatch.denoisers import Denoiser
 from asyncpatch.schedules import SCHEDULES
 from asyncpatch.unet import UNet
 from asyncpatch.weights import (
-    card,
     complete_header,
     fingerprint,
     load,

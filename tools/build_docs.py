@@ -2,11 +2,11 @@
 
     python tools/build_docs.py [--executed DIR] [--route sphinx|quarto]
 
-nbdev processes the notebooks (it runs imports and exported cells, nothing else); Quarto renders them where it is
-installed, else (or where it fails) Sphinx. Notebooks under DIR, at the same relative paths as under nbs/, take the place of the stored
-ones. The site is built in `_site/` and moved into place when it is whole and all its links lead somewhere, so an
-interrupted or failed build leaves the former site as it was.
-"""
+nbdev processes the notebooks (it runs imports and exported cells, nothing else); Quarto renders
+them where it is installed, else (or where it fails) Sphinx. Notebooks under DIR, at the same
+relative paths as under nbs/, take the place of the stored ones. The site is built in `_site/` and
+moved into place when it is whole and all its links lead somewhere, so an interrupted or failed
+build leaves the former site as it was."""
 
 import argparse
 import json
@@ -64,11 +64,12 @@ def with_playground(text, page):
     return PLAYGROUND.sub(lambda place: place[0] + tags, text)
 
 
-# -- Sphinx -------------------------------------------------------------------------------------------------------
+# -- Sphinx ----------------------------------------------------------------------------------------
 
 
 def find_mathjax():
-    "A folder with MathJax 3 (`es5`): named by MATHJAX, of npm, or of the package sphinx-mathjax-offline; None if there is none."
+    """A folder with MathJax 3 (`es5`): named by MATHJAX, of npm, or of the package
+    sphinx-mathjax-offline; None if there is none."""
     package = find_spec('sphinx-mathjax-offline')
     named = os.environ.get('MATHJAX')
     places = [
@@ -89,7 +90,8 @@ def heading_of(page):
     lines = [f'# {number}{page.title}']
     if page.url == 'index.html':
         lines.append(
-            '<img class="banner" alt="One image in patches, each at its own time between clean and noise" src="_static/banner.svg">'
+            '<img class="banner" alt="One image in patches, each at its own time between clean '
+            'and noise" src="_static/banner.svg">'
         )
     if page.subtitle:
         lines.append(f'{{.subtitle}}\n{page.subtitle}')
@@ -99,7 +101,8 @@ def heading_of(page):
         lines.append(f'<p class="origin"{anchor}>{module}<code>nbs/{page.path}</code></p>')
     if page.executed:
         lines.append(
-            ':::{admonition} Computed on this machine\n:class: tip computed\nThe outputs on this page come from your own run of the notebook, not from the one that ships.\n:::'
+            ':::{admonition} Computed on this machine\n:class: tip computed\nThe outputs on this '
+            'page come from your own run of the notebook, not from the one that ships.\n:::'
         )
     return '\n\n'.join(lines)
 
@@ -116,15 +119,18 @@ def inline(text):
 def cards(part, page):
     "The pages of a part as cards, seen from `page`."
     items = [
-        f'<a class="card-link" href="{relative(p.url, page)}"><span class="card-number">{"" if p.chapter is None else p.chapter}</span>'
-        f'<span class="card-name">{inline(p.title)}</span><span class="card-words">{inline(p.subtitle)}</span></a>'
+        f'<a class="card-link" href="{relative(p.url, page)}"><span '
+        f'class="card-number">{"" if p.chapter is None else p.chapter}</span>'
+        f'<span class="card-name">{inline(p.title)}</span><span '
+        f'class="card-words">{inline(p.subtitle)}</span></a>'
         for p in part.pages
     ]
     return '<div class="book-cards">' + ''.join(items) + '</div>'
 
 
 def contents(book, home):
-    "Below the landing page: the parts of the book, as cards for the reader and as tables of contents for Sphinx."
+    """Below the landing page: the parts of the book, as cards for the reader and as tables of
+    contents for Sphinx."""
     blocks = []
     for part in book.parts:
         pages = [page for page in part.pages if page is not home]
@@ -142,7 +148,8 @@ def contents(book, home):
 
 
 def write_sphinx_source(book, processed, source, base):
-    "Translated notebooks and what they show, as Sphinx wants them; returns the inventory's entries."
+    """Translated notebooks and what they show, as Sphinx wants them; returns the inventory's
+    entries."""
     files, objects = set(), []
     for page in book.pages:
         notebook = read_notebook(processed, page)
@@ -212,7 +219,8 @@ def render_with_sphinx(book, processed, work, config, base):
     mathjax = write_sphinx_settings(config, source, objects)
     if not mathjax:
         print(
-            'Equations are set by MathJax from its CDN: the site needs a network to show them (pip install sphinx-mathjax-offline avoids it)'
+            'Equations are set by MathJax from its CDN: the site needs a network to show them '
+            '(pip install sphinx-mathjax-offline avoids it)'
         )
     run(
         [
@@ -238,11 +246,12 @@ def render_with_sphinx(book, processed, work, config, base):
     return site
 
 
-# -- Quarto -------------------------------------------------------------------------------------------------------
+# -- Quarto ----------------------------------------------------------------------------------------
 
 
 def quarto_text(text, page, book, base, files):
-    "References to other pages, which a Quarto website does not resolve, and links to this site's own pages."
+    """References to other pages, which a Quarto website does not resolve, and links to this site's
+    own pages."""
 
     def refer(match):
         label = book.labels.get(match[1])
@@ -252,7 +261,11 @@ def quarto_text(text, page, book, base, files):
         words = (
             label.text if label.name.startswith('sec-') else f'{kind} {number.rpartition(".")[2]}'
         )
-        return f'{words} of [{label.page.title}]({relpath(str(label.page.path), str(page.path.parent))}#{label.name})'
+        return (
+            f'{words} of '
+            f'[{label.page.title}]({relpath(str(label.page.path), str(page.path.parent))}#'
+            f'{label.name})'
+        )
 
     def local(match):
         target = match[1] or match[2]
@@ -317,7 +330,7 @@ def render_with_quarto(book, processed, work, config, base):
     return source / config.doc_path.name
 
 
-# -- the build ----------------------------------------------------------------------------------------------------
+# -- the build -------------------------------------------------------------------------------------
 
 
 def run(command, folder):
@@ -331,7 +344,8 @@ def run(command, folder):
     )
     if done.returncode:
         raise BookError(
-            f'{done.stdout.strip()}\n{Path(str(command[0])).name} {" ".join(map(str, command[1:3]))} failed'
+            f'{done.stdout.strip()}\n{Path(str(command[0])).name} '
+            f'{" ".join(map(str, command[1:3]))} failed'
         )
 
 

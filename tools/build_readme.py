@@ -1,7 +1,6 @@
 """README.md from nbs/index.ipynb, so that the two never tell different stories.
 
-python tools/build_readme.py [--check]      --check changes nothing and fails where README.md is out of date
-"""
+python tools/build_readme.py [--check]   --check only fails where README.md is out of date"""
 
 import argparse
 import re
@@ -47,7 +46,8 @@ def refer(name, page, book):
 
 
 def to_readme(text, page, book):
-    "One Markdown text of the index in words that GitHub shows: paths from the root, numbers written out."
+    """One Markdown text of the index in words that GitHub shows: paths from the root, numbers
+    written out."""
 
     def local(match):
         target = match[1] or match[2]
@@ -94,7 +94,8 @@ def shown(cell, page, book):
             'text/html', ''
         ):
             raise BookError(
-                'nbs/index.ipynb: a cell shows an image; README.md holds none, so refer to a file under figures/ instead'
+                'nbs/index.ipynb: a cell shows an image; README.md holds none, so refer to a '
+                'file under figures/ instead'
             )
         if 'text/markdown' in data:
             data['text/markdown'] = to_readme(data['text/markdown'], page, book)

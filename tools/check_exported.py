@@ -55,7 +55,8 @@ def check_copy(to):
 
 
 def check_cells(path):
-    "Imports stand alone, and the notebook that says `default_exp` names one module. Returns that name."
+    """Imports stand alone, and the notebook that says `default_exp` names one module. Returns that
+    name."""
     module = None
     for cell in read_nb(path).cells:
         if cell.cell_type != 'code':

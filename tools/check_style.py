@@ -5,12 +5,11 @@
     python tools/check_style.py --list     every place; `--list FILE` for those of one file
 
 Counted are lines over 100 columns (formulas and addresses pass), cells over 25 lines without their
-imports, docstrings and arguments, modules over 500 lines, result pages that show over 220 lines of code
-(folded and hidden cells pass), pages over 60 cells, bare `Callable` in public signatures,
+imports, docstrings and arguments, modules over 500 lines, result pages that show over 220 lines of
+code (folded and hidden cells pass), pages over 60 cells, bare `Callable` in public signatures,
 private names of the package used outside their module, files that `ruff format` would change, and
 names that are unused, undefined or defined twice (ruff's F). `tools/style_exceptions.json` says how
-many of each a file may have; it only shrinks.
-"""
+many of each a file may have; it only shrinks."""
 
 import argparse
 import ast

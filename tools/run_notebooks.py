@@ -1,4 +1,5 @@
-"""Run notebooks in place and keep their outputs; cells that nbdev's test flags skip keep the outputs they had.
+"""Run notebooks in place and keep their outputs; cells that nbdev's test flags skip keep the
+outputs they had.
 
     python tools/run_notebooks.py [NOTEBOOK ...]   all of them without arguments
     python tools/run_notebooks.py --shipped [...]  result pages: the records that ship are shown

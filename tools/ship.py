@@ -5,10 +5,9 @@
     python tools/ship.py --check                only the budget, and that every model is listed
 
 A model is `<scale>-<name>-<seed>`, as the zoo names it. Weights are stored in half precision. A
-card says what the header says, and what was measured: Table 1's row of a model that has one, quality
-on held-out images of an autoencoder. A model that has seen more images is never replaced by one that
-has seen fewer.
-"""
+card says what the header says, and what was measured: Table 1's row of a model that has one,
+quality on held-out images of an autoencoder. A model that has seen more images is never replaced by
+one that has seen fewer."""
 
 import argparse
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from asyncpatch.cards import card
 from asyncpatch.codebook import codebook_health
 from asyncpatch.data import digits
 from asyncpatch.files import write_atomically
@@ -25,7 +25,7 @@ from asyncpatch.leaves import leaves
 from asyncpatch.masks import MASKS, latent_known
 from asyncpatch.recipes import SIDES, recipe
 from asyncpatch.records import checkout, load_record
-from asyncpatch.weights import SHIPPED, card, load, load_tensors, save
+from asyncpatch.weights import SHIPPED, load, load_tensors, save
 from asyncpatch.zoo import finished_weights
 
 LIST = json.loads((Path(__file__).parent / 'ships.json').read_text(encoding='utf-8'))

@@ -2,11 +2,11 @@
 
     make compare
 
-Each package makes N samples of the unknown pixels, with the exact denoiser in the place of the network. What they should
-be follows from our own steps, as exact mean and covariance (`propagate`), for the very walk of the package. In
-coordinates in which that law is standard normal, every entry of the mean and of the covariance of the samples has a known
-standard error; `z` is the largest deviation in standard errors. The log, compare.md beside this file, is kept.
-"""
+Each package makes N samples of the unknown pixels, with the exact denoiser in the place of the
+network. What they should be follows from our own steps, as exact mean and covariance (`propagate`),
+for the very walk of the package. In coordinates in which that law is standard normal, every entry
+of the mean and of the covariance of the samples has a known standard error; `z` is the largest
+deviation in standard errors. The log, compare.md beside this file, is kept."""
 
 import importlib.metadata
 import io
@@ -37,11 +37,12 @@ def maps_of(points, x):
     return synchronous_maps(time_grid(points, dtype=torch.promote_types(x.dtype, torch.float32)))
 
 
-# -- what is compared on -------------------------------------------------------------------------------------------
+# -- what is compared on ---------------------------------------------------------------------------
 
 
 def problems():
-    "Name, law of the data, an image, what is known of it: two pixels, and a smooth image with its right half missing."
+    """Name, law of the data, an image, what is known of it: two pixels, and a smooth image with its
+    right half missing."""
     first = torch.tensor([True, False]).reshape(1, 1, 1, 2)
     yield (
         'pair',
@@ -69,7 +70,8 @@ def of_hole(law, known):
 
 
 def largest_z(values, law):
-    "Largest deviation of the mean and covariance of samples (n, d) from a normal law, in standard errors."
+    """Largest deviation of the mean and covariance of samples (n, d) from a normal law, in standard
+    errors."""
     (mean, cov), n = law, len(values)
     white = torch.linalg.solve_triangular(
         torch.linalg.cholesky(cov), (values - mean).T, upper=False
@@ -79,7 +81,7 @@ def largest_z(values, law):
     return max((white.mean(0) * n**0.5).abs().max().item(), spread.abs().max().item())
 
 
-# -- deepinv: DDRM ---------------------------------------------------------------------------------------------------
+# -- deepinv: DDRM ---------------------------------------------------------------------------------
 
 
 def exploding(t):
@@ -129,7 +131,7 @@ def deepinv_ddrm(oracle, x, known, n, eta, undo_root):
     return made.flatten(1)[:, (~known).flatten()]
 
 
-# -- diffusers: RePaint ----------------------------------------------------------------------------------------------
+# -- diffusers: RePaint ----------------------------------------------------------------------------
 
 
 def table_of(scheduler, steps):
@@ -154,7 +156,8 @@ def levels_of(timesteps):
 
 
 def diffusers_repaint(oracle, x, known, n, trained, steps, jump, resamples):
-    "Samples, the exact law of our steps on their walk, with their climb, and of our RePaint; and the number of calls."
+    """Samples, the exact law of our steps on their walk, with their climb, and of our RePaint; and
+    the number of calls."""
     from diffusers import RePaintScheduler
 
     scheduler = RePaintScheduler(
@@ -198,9 +201,9 @@ def diffusers_repaint(oracle, x, known, n, trained, steps, jump, resamples):
         (1 - scheduler.betas.double()).unfold(0, every, every).prod(1),
     )
 
-    def their_step(
-        denoiser, z, t, s, generator, label, schedule
-    ):  # climbs by betas[t], ..., betas[t + every - 1] where betas[t - every + 1], ..., betas[t] lead there
+    def their_step(denoiser, z, t, s, generator, label, schedule):
+        # climbs by betas[t], ..., betas[t + every - 1]
+        # where betas[t - every + 1], ..., betas[t] lead there
         if bool((s < t).all()):
             return step(denoiser, z, t, s, generator, label, schedule=schedule)
         a = kept[(t * steps).round().long()]
@@ -228,7 +231,7 @@ def diffusers_repaint(oracle, x, known, n, trained, steps, jump, resamples):
     )
 
 
-# -- azula: RePaint --------------------------------------------------------------------------------------------------
+# -- azula: RePaint --------------------------------------------------------------------------------
 
 
 def azula_repaint(oracle, x, known, n, steps, iterations):
@@ -289,11 +292,12 @@ def azula_repaint(oracle, x, known, n, steps, iterations):
     )
 
 
-# -- lucidrains: RePaint ---------------------------------------------------------------------------------------------
+# -- lucidrains: RePaint ---------------------------------------------------------------------------
 
 
 def lucidrains_repaint(x, known, n, scale=0.15, levels=250):
-    "Its network is asked for x0 and clipped to [-1, 1], so the pair is made small; returned in the units of the pair."
+    """Its network is asked for x0 and clipped to [-1, 1], so the pair is made small; returned in
+    the units of the pair."""
     from denoising_diffusion_pytorch.repaint import GaussianDiffusion
 
     class Oracle(nn.Module):
@@ -333,13 +337,16 @@ def lucidrains_repaint(x, known, n, scale=0.15, levels=250):
     )
 
 
-# -- the log ---------------------------------------------------------------------------------------------------------
+# -- the log ---------------------------------------------------------------------------------------
 
 
 def shown(mean, sd, n=None):
     if len(mean) > 1:
         return ''
-    return f'{mean[0]:.3f}{f" ± {sd[0] / n**0.5:.3f}" if n else ""}, {sd[0]:.3f}{f" ± {sd[0] / (2 * n) ** 0.5:.3f}" if n else ""}'
+    return (
+        f'{mean[0]:.3f}{f" ± {sd[0] / n**0.5:.3f}" if n else ""}, '
+        f'{sd[0]:.3f}{f" ± {sd[0] / (2 * n) ** 0.5:.3f}" if n else ""}'
+    )
 
 
 def row(package, data, values, predicted, reading, calls):
@@ -376,7 +383,8 @@ def main():
         print(' | '.join(cells), flush=True)
         if agrees is not None and (z < 4.5) != agrees:
             failures.append(
-                f'{package}, {data}: z = {z:.1f}, expected {"agreement" if agrees else "a difference"}'
+                f'{package}, {data}: z = {z:.1f}, expected '
+                f'{"agreement" if agrees else "a difference"}'
             )
 
     for data, oracle, x, known in problems():
@@ -466,13 +474,17 @@ def write(rows, seconds):
     packages = ['deepinv', 'diffusers', 'azula', 'denoising-diffusion-pytorch', 'torch']
     versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)
     table = [
-        '| package, setting | data | calls | theirs: mean, sd | predicted: mean, sd | z | predicted by | agree |',
+        '| package, setting | data | calls | theirs: mean, sd | predicted: mean, sd | z | '
+        'predicted by | agree |',
         '|:--|:--|--:|:--|:--|--:|:--|:--|',
         *('| ' + ' | '.join(cells) + ' |' for cells in rows),
     ]
     text = f'''# Other packages against ours
 
-Written by `make compare` ({versions}; Python {platform.python_version()}, {seconds:.0f} s). {N["pair"]:,} samples of the pair, {N["cloud"]:,} of a smooth 3 × 4 image with its right half missing (its means and spreads are too many to print). `z` is the largest deviation of mean and covariance from the prediction, in standard errors. The truth for the pair is mean 1.2, standard deviation 0.6.
+Written by `make compare` ({versions}; Python {platform.python_version()}, {seconds:.0f} s).
+{N["pair"]:,} samples of the pair, {N["cloud"]:,} of a smooth 3 × 4 image with its right half
+missing (its means and spreads are too many to print). `z` is the largest deviation of mean and
+covariance from the prediction, in standard errors. The truth for the pair is mean 1.2, standard deviation 0.6.
 
 {chr(10).join(table)}
 

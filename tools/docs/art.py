@@ -24,7 +24,8 @@ def clean(x, y):
 
 
 def picture():
-    "The banner as SVG: rectified flow, x_t = (1 - t) x + t noise, with one t per patch, larger towards the right."
+    """The banner as SVG: rectified flow, x_t = (1 - t) x + t noise, with one t per patch, larger
+    towards the right."""
     draw = random.Random(2606)
     times = {
         (i, j): min(max(i * PATCH / WIDTH * 1.25 - 0.25 + draw.uniform(-0.22, 0.22), 0), 1)

@@ -1,4 +1,5 @@
-"""The book as data: its table of contents, its labels with their numbers, and what is wrong with them.
+"""The book as data: its table of contents, its labels with their numbers, and what is wrong with
+them.
 
 Everything is read from the stored notebooks and `_quarto.yml`; nothing is executed.
 """
@@ -18,10 +19,12 @@ KINDS = {'eq': 'Eq.', 'fig': 'Figure', 'tbl': 'Table', 'sec': 'Section'}
 LABEL = re.compile(r'\{#((?:eq|fig|tbl|sec)-[\w-]+)[^}\n]*\}')
 REFERENCE = re.compile(r'(?<![\w`@/])\[?@((?:eq|fig|tbl|sec)-[\w-]*\w)(?:(?<=\w)\])?')
 LINK = re.compile(
-    r'(?<=\]\()(?!https?:|mailto:|data:|attachment:|#)([^()\s]+)(?=(?:\s+"[^"\n]*")?\))|(?<=\bsrc=")(?!https?:|data:)([^"]+)(?=")'
+    r'(?<=\]\()(?!https?:|mailto:|data:|attachment:|#)([^()\s]+)(?=(?:\s+"[^"\n]*")?\))|'
+    r'(?<=\bsrc=")(?!https?:|data:)([^"]+)(?=")'
 )
 CODE = re.compile(
-    r'^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*$|(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`)',
+    r'^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*$|'
+    r'(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`)',
     re.M | re.S,
 )
 OPTION = re.compile(r'^#\|[ \t]*([\w-]+)(?::[ \t]*|[ \t]+|$)(.*)$', re.M)
@@ -103,7 +106,8 @@ def is_hidden(cell):
 
 
 def outside_code(text, change):
-    "Apply `change` to the prose of a Markdown text; fenced blocks and `code` come back as they were."
+    """Apply `change` to the prose of a Markdown text; fenced blocks and `code` come back as they
+    were."""
     kept = []
 
     def put_away(match):
@@ -114,7 +118,8 @@ def outside_code(text, change):
 
 
 def prose_of(cell):
-    "What a page says in words: Markdown, captions and the docstrings of exported code; code spans are left out."
+    """What a page says in words: Markdown, captions and the docstrings of exported code; code spans
+    are left out."""
     source = text_of(cell)
     if cell['cell_type'] == 'markdown':
         return CODE.sub(' ', source)
@@ -187,7 +192,8 @@ class Book:
         self.pages = [page for part in self.parts for page in part.pages]
         self.by_url = {page.url: page for page in self.pages}
         self.problems += [
-            f'nbs/{page.path} and nbs/{self.by_url[page.url].path} have the same address, {page.url}'
+            f'nbs/{page.path} and nbs/{self.by_url[page.url].path} have the same address, '
+            f'{page.url}'
             for page in self.pages
             if self.by_url[page.url].path != page.path
         ]
@@ -216,7 +222,8 @@ class Book:
         return Part(title, [page for path in map(path_of, entries) if (page := self._read(path))])
 
     def _read(self, path):
-        "The reader's own run of a notebook where there is one, else the stored one, else a warning."
+        """The reader's own run of a notebook where there is one, else the stored one, else a
+        warning."""
         for folder in (self.executed, self.nbs):
             if folder and (folder / path).is_file() and path.endswith('.ipynb'):
                 return read_page(path, folder / path, folder is not self.nbs)
@@ -256,7 +263,8 @@ class Book:
             )
         if name in self.labels:
             return self.problems.append(
-                f'label {name} is given twice: in nbs/{self.labels[name].page.path} and in nbs/{page.path}'
+                f'label {name} is given twice: in nbs/{self.labels[name].page.path} and in '
+                f'nbs/{page.path}'
             )
         counts[kind] += 1
         number = f'{page.chapter}.{counts[kind]}' if page.chapter is not None else str(counts[kind])
@@ -275,7 +283,8 @@ class Book:
             ][1:]
             if rest:
                 self.problems.append(
-                    f'nbs/{page.path}: prose in the title cell is lost, give it a cell of its own: {rest[0][:50]!r}'
+                    f'nbs/{page.path}: prose in the title cell is lost, give it a cell of its '
+                    f'own: {rest[0][:50]!r}'
                 )
         for cell in page.cells:
             if is_hidden(cell):

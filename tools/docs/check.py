@@ -1,4 +1,5 @@
-"Does every link of a built site lead somewhere? Pages, anchors, images, scripts; addresses outside are not asked."
+"""Does every link of a built site lead somewhere? Pages, anchors, images, scripts; addresses
+outside are not asked."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +31,8 @@ def read(path):
 
 
 def check_site(site):
-    "What is wrong, one line each: links to pages, files or anchors that are not there, references left unresolved."
+    """What is wrong, one line each: links to pages, files or anchors that are not there, references
+    left unresolved."""
     site = Path(site)
     pages = {
         path.relative_to(site).as_posix(): read(path)

@@ -1,4 +1,5 @@
-"Sphinx's configuration; what the builder decides (title, MathJax, address) is in settings.json beside this file."
+"""Sphinx's configuration; what the builder decides (title, MathJax, address) is in settings.json
+beside this file."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Quarto's Markdown, as nbdev's processed notebooks hold it, in MyST's words.
 
-Equations, figures and tables keep the numbers of `Book`, so that a reference reads the same on every page;
-references and links to the API are plain relative links, checked once the site is built.
-"""
+Equations, figures and tables keep the numbers of `Book`, so that a reference reads the same on
+every page; references and links to the API are plain relative links, checked once the site is
+built."""
 
 import ast
 import re
@@ -19,16 +19,19 @@ EQUATION = re.compile(
     re.M | re.S,
 )
 IMAGE = re.compile(
-    r'^!\[(?P<caption>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<path>[^()\s]+)\)\{#(?P<name>fig-[\w-]+)(?P<rest>[^}\n]*)\}[ \t]*$',
+    r'^!\[(?P<caption>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<path>[^()\s]+)\)'
+    r'\{#(?P<name>fig-[\w-]+)(?P<rest>[^}\n]*)\}[ \t]*$',
     re.M,
 )
 TABLE = re.compile(
-    r'(?P<rows>(?:^\|.*\|[ \t]*\n)+)\n?^:[ \t]+(?P<caption>.*?)[ \t]*\{#(?P<name>tbl-[\w-]+)[^}\n]*\}[ \t]*$',
+    r'(?P<rows>(?:^\|.*\|[ \t]*\n)+)\n?^:[ \t]+(?P<caption>.*?)'
+    r'[ \t]*\{#(?P<name>tbl-[\w-]+)[^}\n]*\}[ \t]*$',
     re.M,
 )
 HEADING = re.compile(r'^(?P<heading>#+ .*?)[ \t]*\{#(?P<name>sec-[\w-]+)[^}\n]*\}[ \t]*$', re.M)
 NOTEBOOK = re.compile(
-    r'(?<!!)\[(?P<words>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>(?!https?:)[^()\s]+\.ipynb(?:#[^()\s]*)?)\)'
+    r'(?<!!)\[(?P<words>(?:[^\[\]]|\[[^\]]*\])*)\]'
+    r'\((?P<target>(?!https?:)[^()\s]+\.ipynb(?:#[^()\s]*)?)\)'
 )
 TAGS = {
     ('echo', 'false'): 'remove-input',
@@ -40,13 +43,17 @@ PLAIN_IMAGES = ('image/png', 'image/jpeg', 'image/svg+xml', 'image/gif')
 
 
 def equation(match, book):
-    "A labelled equation with its number; one line of HTML, so that it may stand in a quotation or a list."
+    """A labelled equation with its number; one line of HTML, so that it may stand in a quotation or
+    a list."""
     tex = ' '.join(
         re.sub(r'^[ \t]*>', '', line).strip() for line in match['tex'].splitlines()
     ).strip()
     before, name = match['before'], match['name']
     start, indent = ('', before) if not before.strip('> \t') else (f'{before}\n\n', '')
-    div = f'<div class="math notranslate nohighlight equation" id="{name}">\\[{escape(tex, quote=False)} \\tag{{{book.labels[name].number}}}\\]</div>'
+    div = (
+        '<div class="math notranslate nohighlight equation" '
+        f'id="{name}">\\[{escape(tex, quote=False)} \\tag{{{book.labels[name].number}}}\\]</div>'
+    )
     return f'{start}{indent}{div}\n{indent.rstrip()}'  # the empty line ends the HTML
 
 
@@ -59,7 +66,10 @@ def figure(match, book):
     "An image with a label becomes a numbered figure."
     width = re.search(r'width=["\']?([\w.%]+)', match['rest'])
     style = f':width: {width[1]}\n' if width else ''
-    return f':::{{figure}} {match["path"]}\n:name: {match["name"]}\n{style}\n{numbered(match["caption"], match["name"], book)}\n:::'
+    return (
+        f':::{{figure}} {match["path"]}\n:name: '
+        f'{match["name"]}\n{style}\n{numbered(match["caption"], match["name"], book)}\n:::'
+    )
 
 
 def table_caption(caption, name, book):
@@ -74,7 +84,8 @@ def table(match, book):
 
 
 def title_of(kind, attributes, lines):
-    "The title of a callout: the heading with which it begins (taken off `lines`), its attribute, or its kind."
+    """The title of a callout: the heading with which it begins (taken off `lines`), its attribute,
+    or its kind."""
     while lines and not lines[0].strip('> \t'):
         lines.pop(0)
     if lines and (head := re.match(r'[ \t>]*#+ (.*)', lines[0])):
@@ -96,7 +107,8 @@ def open_fence(attributes, lines, indent, depth):
     title = title_of(kind[1], attributes, lines)
     if re.search(r'collapse=["\']?true', attributes):
         return [
-            f'{indent}<details class="admonition {kind[1]}"><summary class="admonition-title">{escape(title)}</summary>',
+            f'{indent}<details class="admonition {kind[1]}"><summary '
+            f'class="admonition-title">{escape(title)}</summary>',
             indent.rstrip(),
         ], [indent.rstrip(), f'{indent}</details>']
     return [
@@ -137,7 +149,8 @@ def api_link(match, page, book):
 
 
 def link(target, page, book, files):
-    "The address of a link: a page of the book, or a file of the repository that the site takes along."
+    """The address of a link: a page of the book, or a file of the repository that the site takes
+    along."""
     path, _, anchor = target.partition('#')
     repository_path = book.repository_path(page, target)
     if linked := book.page_at(repository_path):
@@ -158,7 +171,8 @@ def later_as_words(text, page, book):
 
 
 def to_myst(text, page, book, base='', files=None):
-    "Translate one Markdown text of `page`; files that it shows are added to `files`, as paths from the repository root."
+    """Translate one Markdown text of `page`; files that it shows are added to `files`, as paths
+    from the repository root."""
     files = set() if files is None else files
     if base:
         text = re.sub(
@@ -186,7 +200,7 @@ def to_myst(text, page, book, base='', files=None):
     return outside_code(text, prose)
 
 
-# -- API entries --------------------------------------------------------------------------------------------------
+# -- API entries -----------------------------------------------------------------------------------
 
 
 def short_type(annotation):
@@ -195,7 +209,8 @@ def short_type(annotation):
 
 
 def parse_signature(code):
-    "A signature with docments as (call without types, rows (name, type, default, meaning), result (type, meaning))."
+    """A signature with docments as (call without types, rows (name, type, default, meaning), result
+    (type, meaning))."""
     code = code.strip()
     try:
         tree = ast.parse(code + '\n    ...').body[0]
@@ -262,7 +277,8 @@ def argument_table(rows, result):
 
 
 def fields_of(source):
-    "Classes that are declared by their fields, with a row for each: name, type, default, the comment of its line."
+    """Classes that are declared by their fields, with a row for each: name, type, default, the
+    comment of its line."""
     found = {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
@@ -288,7 +304,8 @@ def fields_of(source):
 
 
 def api_entry(doc, level, fields=()):
-    "What `show_doc` says about a symbol, as a heading with an anchor and a box: signature, summary, arguments, the rest."
+    """What `show_doc` says about a symbol, as a heading with an anchor and a box: signature,
+    summary, arguments, the rest."""
     doc = re.sub(r'^---\s*', '', doc.strip())
     doc = re.sub(r'^\[source\]\([^)]*\)(\{[^}]*\})?\s*', '', doc)
     name, code, words = re.match(r'#+ (\S+)\s*(?:```python\n(.*?)```)?\s*(.*)', doc, re.S).groups()
@@ -305,11 +322,8 @@ def api_entry(doc, level, fields=()):
     except (SyntaxError, IndexError):
         call, rows, result = code.strip(), [], ()
     if fields:
-        call, rows, result = (
-            f'{name}({", ".join(f"{field}={default}" if default else field for field, _, default, _ in fields)})',
-            fields,
-            (),
-        )
+        said = [f'{field}={default}' if default else field for field, _, default, _ in fields]
+        call, rows, result = f'{name}({", ".join(said)})', fields, ()
     box = [
         f'```python\n{call}\n```' if call else '',
         summary,
@@ -317,10 +331,13 @@ def api_entry(doc, level, fields=()):
         re.sub(r'\n(?=Raises )', '\n\n', rest),
     ]
     inner = '\n\n'.join(part for part in box if part)
-    return f'<span class="api-anchor" id="api-{name}"></span>\n\n{"#" * level} `{name}`\n\n::: {{.api-entry}}\n{inner}\n:::'
+    return (
+        f'<span class="api-anchor" id="api-{name}"></span>\n\n{"#" * level} `{name}`\n\n::: '
+        f'{{.api-entry}}\n{inner}\n:::'
+    )
 
 
-# -- cells --------------------------------------------------------------------------------------------------------
+# -- cells -----------------------------------------------------------------------------------------
 
 
 def objects_of(page, names):
@@ -475,7 +492,8 @@ class Translator:
         )
 
     def output(self, output):
-        "Markdown that a cell made is translated too; images of kinds that myst-nb does not know become HTML."
+        """Markdown that a cell made is translated too; images of kinds that myst-nb does not know
+        become HTML."""
         data = output.get('data')
         if not data:
             return output
@@ -487,9 +505,8 @@ class Translator:
             }
         for kind in data:
             if kind.startswith('image/') and kind not in PLAIN_IMAGES and 'text/html' not in data:
-                data = {
-                    'text/html': f'<img alt="" src="data:{kind};base64,{"".join(data[kind]).strip()}">'
-                }
+                content = ''.join(data[kind]).strip()
+                data = {'text/html': f'<img alt="" src="data:{kind};base64,{content}">'}
                 break
         return dict(output, data=data)
 

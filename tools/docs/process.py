@@ -1,8 +1,7 @@
 """nbdev's part of the build: API entries, links from names in backticks, hidden cells left out.
 
-It executes imports and exported cells, nothing else. (A module of its own, because the shell in which nbdev runs
-a notebook takes the place of `__main__` in its process.)
-"""
+It executes imports and exported cells, nothing else. (A module of its own, because the shell in
+which nbdev runs a notebook takes the place of `__main__` in its process.)"""
 
 import json
 import multiprocessing
