@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .conventions import DenoiserLike, patches_to_pixels
+from .conventions import DenoiserLike, patches_to_pixels, require
 from .data import digits
 from .denoisers import Denoiser
 from .elbo import path_bound
@@ -32,8 +32,11 @@ def patches_times(
 ) -> tuple[Tensor, Tensor]:  # times and their weights, (n, tokens) each
     """AsyncPatch's own law as a rule: the rule of Theorem E for patches.
 
-    Their sides 1, 2, … up to the image are equally likely."""
+    Their sides 1, 2, … up to the image are equally likely. Raises `ValueError` for an image whose
+    side is no power of two."""
     side = math.isqrt(tokens)
+    fits = tokens == side**2 and side.bit_count() == 1
+    require(fits, 'tokens', 'be of a square whose side is a power of two', tokens)
     sides = [2**k for k in range(side.bit_length())]
     out = torch.empty(2, n, tokens, dtype=torch.float64)
     for patch, rows in zip(sides, torch.randperm(n, generator=generator).tensor_split(len(sides))):
