@@ -11,12 +11,13 @@ import torch
 from scipy import integrate, special, stats
 
 from asyncpatch.asyncpatch_bound import asyncpatch_weights
+from asyncpatch.codebook import Codebook
 from asyncpatch.density import log_flux
 from asyncpatch.elbo import Bound, categorical_nats, log_weights, prior_nats
 from asyncpatch.elbo_estimator import bits_per_dimension, nll_bound
 from asyncpatch.holes import brush_radius
 from asyncpatch.joint import GaussianMixture
-from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, perlin
+from asyncpatch.laws import clocks_of, logit_normal, logit_normal_pixel_density, patch_index, perlin
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.moments import Impulses
 from asyncpatch.paths import hazards
@@ -335,3 +336,23 @@ def test_a_rule_is_asked_for_as_many_times_as_there_are_patches():
     for patch in (1, 2, 4):
         nll_bound(lambda z, t, label=None: z, x, rule=rule, passes=1, patch=patch)
     assert asked == [(3, 32), (3, 8), (3, 2)]
+
+
+def test_a_grid_of_squares_moves_by_its_shift():
+    "A share of the side: squares of four that begin two rows and one column before the image."
+    side, shift = torch.tensor([[4]]), torch.tensor([[0.5, 0.25]])
+    index = patch_index(side, 8, 8, shift)
+    rows, columns = torch.arange(8)[:, None], torch.arange(8)
+    assert torch.equal(index[0], (rows + 2) // 4 * 8 + (columns + 1) // 4)
+
+
+def test_a_codebook_knows_mean_and_spread_of_what_it_saw():
+    book = Codebook(codes=5, width=3)
+    mean, spread = book.mean_and_std()
+    assert torch.equal(mean, torch.zeros(3)) and torch.equal(spread, torch.ones(3))
+    z = 2 + 0.5 * torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        book.update(z, book(z), torch.ones(400), torch.Generator().manual_seed(1))
+    mean, spread = book.mean_and_std()
+    torch.testing.assert_close(mean, z.mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(spread, z.std(0, correction=0), atol=1e-3, rtol=0)
