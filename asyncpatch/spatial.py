@@ -62,11 +62,11 @@ def synchronous_maps(
 
 # %% ../nbs/library/12_spatial.ipynb #5e0b7a11
 def __getattr__(name):
-    "The name that `synchronous_maps` had before it was told apart from the law of training times."
-    if name != 'synchronous':
+    "Names that time maps had before they were told apart from a law and from a module."
+    if name not in ('synchronous', 'inpainting', 'outpainting'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    warnings.warn('spatial.synchronous is spatial.synchronous_maps', DeprecationWarning, 2)
-    return synchronous_maps
+    warnings.warn(f'spatial.{name} is spatial.{name}_maps', DeprecationWarning, 2)
+    return globals()[f'{name}_maps']
 
 # %% ../nbs/library/12_spatial.ipynb #b2a1cc58
 def partial_start(

@@ -241,10 +241,11 @@ def test_seconds_are_counted_from_when_the_count_began():
     assert 0.02 <= counted.seconds <= time.perf_counter() - began
 
 
-def test_the_older_name_of_synchronous_maps_is_understood():
-    with pytest.warns(DeprecationWarning, match='synchronous_maps'):
-        assert spatial.synchronous is spatial.synchronous_maps
-    assert not hasattr(spatial, 'synchronously')
+@pytest.mark.parametrize('name', ['synchronous', 'inpainting', 'outpainting'])
+def test_older_names_of_time_maps_are_understood(name):
+    with pytest.warns(DeprecationWarning, match=f'{name}_maps'):
+        assert getattr(spatial, name) is getattr(spatial, f'{name}_maps')
+    assert not hasattr(spatial, f'{name}ly')
 
 
 @pytest.mark.parametrize('step', [ddim_step, heun_step])
