@@ -52,8 +52,9 @@ def start(work):
 
 
 def finish(work):
-    "Run it to its end; seconds."
-    began, process = time.monotonic(), start(work)
+    "Run it to its end; seconds since it was ready."
+    process = start(work)
+    began = time.monotonic()
     process.join()
     assert process.exitcode == 0
     return time.monotonic() - began
@@ -62,9 +63,9 @@ def finish(work):
 def kill_at_random(work, check, seconds, kind, instants):
     """Start and kill it until it was hit so often, looking at what lies there each time.
 
-    Those that end before their instant do not count; there are at most twice as many tries."""
+    Those that end before their instant do not count; there are at most ten tries for each."""
     chance, hits = random.Random(kind), 0
-    for _ in range(2 * instants):
+    for _ in range(10 * instants):
         if hits == instants:
             break
         process = start(work)
