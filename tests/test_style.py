@@ -1,5 +1,6 @@
 "The check of style counts what it says, and the modules follow the order of the book."
 
+import json
 import sys
 from pathlib import Path
 
@@ -78,3 +79,13 @@ def test_modules_import_what_stands_before_them():
     check_exported.check_order(dict(reversed(order.items())))
     found, check_exported.problems[:] = list(check_exported.problems), []
     assert any('imports schedules, which the book has later' in words for words in found)
+
+
+def test_a_long_cell_needs_a_reason_and_a_reason_a_long_cell(tmp_path):
+    source = 'def f():\n' + '    x = 1\n' * 26
+    path = tmp_path / 'page.ipynb'
+    path.write_text(json.dumps({'cells': [{'cell_type': 'code', 'source': source}]}))
+    kinds = lambda reasons: [kind for kind, _, _ in check_style.long_cells(path, reasons)]
+    assert kinds({}) == ['long cells']
+    assert kinds({'f': 'one table'}) == []
+    assert kinds({'g': 'gone'}) == ['long cells', 'reasons not needed']

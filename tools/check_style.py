@@ -9,7 +9,8 @@ imports, docstrings and arguments, modules over 500 lines, result pages that sho
 code (folded and hidden cells pass), pages over 60 cells, bare `Callable` in public signatures,
 private names of the package used outside their module, files that `ruff format` would change, and
 names that are unused, undefined or defined twice (ruff's F). `tools/style_exceptions.json` says how
-many of each a file may have; it only shrinks."""
+many of each a file may have; it only shrinks. A long cell for which `tools/long_cells.json` has a
+reason, under the name of what it defines first, is not counted; a reason that no cell needs is."""
 
 import argparse
 import ast
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXCEPTIONS = ROOT / 'tools/style_exceptions.json'
+REASONS = ROOT / 'tools/long_cells.json'
 COLUMNS, CELL, MODULE = 100, 25, 500
 PAGE, CELLS = 220, 60
 PYTHON = ('tests', 'tools', 'benchmarks')
@@ -65,6 +67,15 @@ def length_of_cell(source):
             if ast.get_docstring(node):
                 lines -= set(range(first.lineno, first.end_lineno + 1))
     return len(lines)
+
+
+def name_of_cell(source):
+    "What a cell defines first, or else its first line of code."
+    for node in (parsed(source) or ast.Module([], [])).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            return node.name
+    lines = (line.strip() for line in source.splitlines())
+    return next(line for line in lines if line and not line.startswith('#'))
 
 
 def bare_callables(source):
@@ -129,15 +140,27 @@ def places_of_page(path):
         yield from [('shown lines over 220', 'page', f'{lines} lines')] * (lines - PAGE)
 
 
-def places_of_notebook(path):
+def long_cells(path, reasons):
+    "Cells over the length without a reason, and reasons without such a cell."
+    unused = dict(reasons)
+    for number, source in enumerate(cells_of(path), 1):
+        name = ''
+        if (length := length_of_cell(source)) > CELL:
+            name = name_of_cell(source)
+            if name not in reasons:
+                yield 'long cells', f'cell {number}', f'{name}: {length} lines'
+        unused.pop(name, None)
+    yield from (('reasons not needed', 'page', name) for name in unused)
+
+
+def places_of_notebook(path, reasons):
     "Kind, place and words of everything in a notebook."
     yield from places_of_page(path)
+    yield from long_cells(path, reasons)
     for number, source in enumerate(cells_of(path), 1):
         where = f'cell {number}'
         for line, words in long_lines(source):
             yield 'long lines', f'{where}, line {line}', words
-        if (length := length_of_cell(source)) > CELL:
-            yield 'long cells', where, f'{length} lines'
         if re.search(r'^#\|\s*exports?\b', source, re.M):
             for line, words in bare_callables(source):
                 yield 'bare Callable', f'{where}, line {line}', words
@@ -156,10 +179,11 @@ def places_of_file(path):
 
 def places():
     "Everything that is counted: {file: [(kind, place, words)]}."
-    found = {}
+    found, reasons = {}, json.loads(REASONS.read_text())
     for path in sorted((ROOT / 'nbs').rglob('*.ipynb')):
         if not path.is_symlink() and '.ipynb_checkpoints' not in path.parts:
-            found[path] = list(places_of_notebook(path))
+            page = path.relative_to(ROOT).as_posix()
+            found[path] = list(places_of_notebook(path, reasons.get(page, {})))
     for path in sorted(p for folder in PYTHON for p in (ROOT / folder).rglob('*.py')):
         found[path] = list(places_of_file(path))
     for path in sorted((ROOT / 'asyncpatch').glob('[a-z]*.py')):
