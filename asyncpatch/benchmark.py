@@ -6,7 +6,7 @@
 __all__ = ['FEATURES_NAME', 'TABLE1_LAWS', 'TABLE1_ROWS', 'QUICK_ROWS', 'FEATURES', 'HELD_OUT', 'ABOUT_FEATURES', 'draw_samples',
            'generate', 'judge_generation', 'floor_of_generation', 'all_masks', 'masked_images', 'method_settings',
            'expected_calls', 'fill', 'inpaint_held_out', 'judge_inpainting', 'enlarged', 'table1_config',
-           'compute_table1', 'generated', 'inpainted', 'held_out_images', 'features_and_embedding',
+           'compute_table1', 'generated', 'inpainted', 'distance_name', 'held_out_images', 'features_and_embedding',
            'few_samples_judged']
 
 # %% ../nbs/library/2440_benchmark.ipynb #7f311d00
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from . import spatial
-from .conventions import generators
+from .cifar import cifar10
+from .conventions import generators, require
 from .data import Images, digits
 from .denoisers import CountCalls, Denoiser
 from .distances import frechet_distance, kernel_distance
@@ -29,7 +30,7 @@ from .leaves import leaves
 from .masks import MASKS
 from .methods import METHODS
 from .pixel_errors import mean_error, nearest_distance
-from .published import published_distances, published_lpips
+from .published import inception, published_distances, published_lpips
 from .quality_features import fashion_features, leaves_features
 from .recipes import recipe
 from asyncpatch.results import (
@@ -357,10 +358,16 @@ def inpainted(
     return [[v['paired'][mask] for mask in masks or v['paired']] for v in data['inpainting'][row]]
 
 # %% ../nbs/library/2440_benchmark.ipynb #f8f38021
-FEATURES = {'digits': digits_features, 'fashion': fashion_features, 'leaves16': leaves_features}
+FEATURES = {
+    'digits': digits_features,
+    'fashion': fashion_features,
+    'cifar10': inception,
+    'leaves16': leaves_features,
+}
 HELD_OUT = {
     'digits': lambda size=8: digits().held_out,
     'fashion': lambda size=28: fashion_stock(),
+    'cifar10': lambda size=32: cifar10().held_out,
     'leaves16': lambda size=16: leaves(size, 'held_out'),
 }
 
@@ -368,14 +375,22 @@ HELD_OUT = {
 ABOUT_FEATURES = {
     'digits': 'digits classifier (DigitsFeatures, 32 features)',
     'fashion': 'garments network (FashionFeatures, 64 features)',
+    'cifar10': "FID's Inception (2,048 features, the published weights)",
     'leaves16': 'leaves network (LeavesFeatures, 48 features)',
 }
 
 
+def distance_name(
+    scale: str,  # one with a recipe
+) -> str:  # FID or FD
+    "What a Fréchet distance on the features of a scale is called."
+    return 'FID' if FEATURES.get(recipe(scale)['data']) is inception else 'FD'
+
+
 def held_out_images(
     scale: str,  # one with a recipe
-) -> Images:  # all that ship
-    "The held-out images of a scale: 360 digits, 400 garments, leaves."
+) -> Images:  # all that there are
+    "The held-out images of a scale: 360 digits, 400 garments, leaves; CIFAR-10's are the user's."
     source = HELD_OUT[recipe(scale)['data']]()
     return source[torch.arange(len(source))]
 
@@ -403,7 +418,9 @@ def few_samples_judged(
     """Few samples against the held-out images that ship, all drawn again in the same way.
 
     Grey is the mean of each half of the first twenty samples: another run of the same seeds must
-    come to the same."""
+    come to the same. Raises `ValueError` where the distance is FID, which wants many."""
+    wanted = 'be judged by few samples; `fid_tables` has FID'
+    require(distance_name(scale) == 'FD', 'scale', wanted, repr(scale))
     net, embedding = features_and_embedding(scale)
     ours, reference = embedding(x), embedding(held_out_images(scale).x)
     enough = 5 if len(x) >= 5 * ours.shape[1] else 0.5  # images for a feature; the quick part

@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_reproduce(add):
     "Options of `reproduce`."
-    add('--scale', help='smoke (seconds, numbers mean nothing) or digits (the default)')
+    add('--scale', help='smoke (numbers mean nothing), digits (the default) or cifar10 (a GPU)')
     products = 'products such as fig03 tab01; the notebooks that make them are run whole'
     add('--only', nargs='+', default=[], metavar='PRODUCT', help=products)
     add('--out', metavar='DIR', help='where products go instead of figures/ of the checkout')
@@ -54,7 +54,7 @@ def _add_reproduce(add):
 def _add_train(add):
     "Options of `train`: what to learn."
     add('--images', metavar='DIR', help='pictures of your own, or folders of them named by class')
-    scales = 'smoke, digits, fashion, leaves16, leaves, leaves64 or photos'
+    scales = 'smoke, digits, fashion, leaves16, leaves, leaves64, photos or cifar10'
     add('--scale', help=f'without --images: whose recipe to follow: {scales} (default: digits)')
     add('--config', metavar='RUN', help="one of the paper's own runs, such as imagenet64-60m")
     laws = 'asyncpatch (the default), synchronous, patchwise, perlin, …'

@@ -40,6 +40,7 @@ SCALES = (
     'photos',
     'textures',
     'textures-colour',
+    'cifar10',
     'imagenet64',
     'imagenet256',
     'lsun',
