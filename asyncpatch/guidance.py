@@ -68,8 +68,11 @@ def weighted_answers(
 ) -> Tensor:  # the sum, of the shape of `z`
     """$\\sum_kw_k\\,D(\\mathbf z_k,\\mathbf t_k,c_k,\\dots)$ in one call of the network.
 
-    Equal questions are merged; no class is label -1 in a mixed batch."""
+    Equal questions are merged; no class is label -1 in a mixed batch. An exact law, which says
+    `asked_apart`, is asked one after the other."""
     terms = _merged(terms)
+    if getattr(denoiser, 'asked_apart', False):
+        return sum(weight * denoiser(*question) for weight, question in terms)
     rows = len(terms[0][1][0])
     questions = zip(*(question for _, question in terms))
     together = [_together(parts, rows, place == 1) for place, parts in enumerate(questions)]
