@@ -61,7 +61,7 @@ def _together(parts, rows, shared):
     shape = torch.broadcast_shapes(*(part.shape[1:] for part in parts))
     return torch.cat([part.expand(rows, *shape) for part in parts])
 
-
+# %% ../nbs/library/14_guidance.ipynb #7c2b9e41
 def weighted_answers(
     denoiser: DenoiserLike,  # the network, `denoiser(z, t, label, …)`
     terms: Sequence[tuple],  # weight (a number, or broadcastable to `z`) and question (z, t, …)
