@@ -112,7 +112,7 @@ def _set_environment(scale, part, out, from_scratch):
     if scale == 'smoke':
         os.environ.setdefault('IN_TEST', '1')
 
-
+# %% ../nbs/library/251_reproduction.ipynb #28c02f9c
 def reproduce(
     scale: str = 'digits',  # where to run, one of `MADE_AT`
     only: Sequence[str] = (),  # products, all if empty
@@ -168,7 +168,7 @@ def _disagreements(scale, names):
             ]
     return alarms
 
-
+# %% ../nbs/library/251_reproduction.ipynb #061ffa2f
 def _summary(scale, part, names):
     "Print where every product is, and whether it agrees with the record that ships."
     if scale == 'smoke':
