@@ -244,7 +244,7 @@ class DualLoop:
         uncertain = there if small + 1 == self.inner else part_of_the_way
         return torch.where(self.certain, there, uncertain)
 
-
+# %% ../nbs/library/22_adaptive.ipynb #ed799ba4
 def certain(
     u: Tensor,  # uncertainty, (B, 1, H, W)
     share: float,  # of the patches of each image, rounded down

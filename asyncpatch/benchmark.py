@@ -185,7 +185,7 @@ def fill(
     assert counted.calls == calls and torch.equal(filled[known], given.x[known])
     return filled
 
-
+# %% ../nbs/library/2440_benchmark.ipynb #1b1260ac
 def inpaint_held_out(
     method: str,  # one of `inpainting.METHODS`
     denoiser: Denoiser | None,  # the model, None for methods without one
@@ -280,6 +280,19 @@ def table1_config(
     )
 
 # %% ../nbs/library/2440_benchmark.ipynb #7ab1e002
+def _scores_of_seed(seed, trained, config, features, reference):
+    "How laws generate, rows inpaint, and rows inpaint the quick part: a score by name for each."
+    generation, inpainting, quick = {}, {}, {}
+    for law in config['laws']:
+        made = generate(trained[law, seed], config, f'generation, {law}, seed {seed}')
+        generation[law] = judge_generation(*made, features, reference, config)
+    for row in config['rows']:
+        if (filled := _filled_row(row, trained, seed, config)) is not None:
+            inpainting[row] = judge_inpainting(filled, config, features)
+            quick[row] = judge_inpainting(filled[: config['quick']], config, features)
+    return generation, inpainting, quick
+
+# %% ../nbs/library/2440_benchmark.ipynb #c2d0117e
 def compute_table1(
     config: dict,  # as `table1_config` makes it
 ) -> dict:  # values over seeds for every cell, and what a record has beside
@@ -289,16 +302,10 @@ def compute_table1(
     trained = models(config['scale'], [(law, seed) for seed in seeds for law in config['laws']])
     data, quick = dict(generation={}, inpainting={}), {}
     for seed in seeds:
-        for law in config['laws']:
-            made = generate(trained[law, seed], config, f'generation, {law}, seed {seed}')
-            scores = judge_generation(*made, features, reference, config)
-            data['generation'].setdefault(law, []).append(scores)
-        for row in config['rows']:
-            if (filled := _filled_row(row, trained, seed, config)) is not None:
-                scores = judge_inpainting(filled, config, features)
-                data['inpainting'].setdefault(row, []).append(scores)
-                scores = judge_inpainting(filled[: config['quick']], config, features)
-                quick.setdefault(row, []).append(scores)
+        found = _scores_of_seed(seed, trained, config, features, reference)
+        for part, scores in zip((data['generation'], data['inpainting'], quick), found):
+            for name, score in scores.items():
+                part.setdefault(name, []).append(score)
     calls = {row: expected_calls(TABLE1_ROWS[row][1], config) for row in config['rows']}
     return dict(
         data,

@@ -104,7 +104,7 @@ def _repaint_within(parameters, calls):
             return dict(tried, levels=levels)
     return dict(parameters, resamples=1, levels=calls)
 
-
+# %% ../nbs/library/245_budgets.ipynb #fdc8d28e
 def _within(name, parameters, calls):
     "The knobs of a method for a budget."
     if name == 'repaint':
@@ -142,7 +142,7 @@ class Setting:
         near = f', the nearest setting not above {self.budget}' if below else ''
         return f'{self.method}{at}: {self.calls} calls{near}'
 
-
+# %% ../nbs/library/245_budgets.ipynb #d53ca38d
 def setting(
     method: str,  # a name in `METHODS`, or "asyncpatch"
     calls: int | None = None,  # of the network for one image, at most; None: as published

@@ -69,7 +69,7 @@ def _add_train(add):
     add('--autoencoder', metavar='RUN', help='a trained one, for a --config that learns latents')
     add('--init', metavar='MODEL', help='weights to start from: a name, a file or a run')
 
-
+# %% ../nbs/library/25_cli.ipynb #2034024d
 def _add_training(add):
     "Options of `train`: how and where."
     add('--steps', type=whole_number(1), help='of the optimiser; more than before goes on')
@@ -116,7 +116,7 @@ def _add_sample(add):
     add('--order', choices=['together', 'raster', 'spiral'], help=orders)
     add('--out', metavar='FILE', help='picture to write (default: samples.png)')
 
-
+# %% ../nbs/library/25_cli.ipynb #0120c184
 def _add_inpaint(add):
     "Options of `inpaint`."
     own = 'a picture of your own, of any size; a held-out digit if not given'
@@ -167,7 +167,7 @@ COMMANDS = {  # what each does, and its options
     'fetch': ('get the published networks behind FID and LPIPS, and keep them', [_add_fetch]),
 }
 
-
+# %% ../nbs/library/25_cli.ipynb #464cb4f8
 def parser() -> argparse.ArgumentParser:  # of all commands
     "The commands and their options; none has a default here, so that what is there was typed."
     common = argparse.ArgumentParser(add_help=False)

@@ -150,17 +150,9 @@ def sample_command(
     check_label(labels, model)
     if not labels and fact(model, 'classes'):
         labels = [i % fact(model, 'classes') for i in range(count)]
-    price = Price()
-    images = sample(
-        model,
-        n=count,
-        label=labels[0] if labels and len(labels) == 1 else labels,
-        seed=args.seed or 0,
-        calls=_budget(args),
-        order=args.order or 'together',
-        price=price,
-        progress=True,
-    ).cpu()
+    label, price = labels[0] if labels and len(labels) == 1 else labels, Price()
+    words = dict(label=label, seed=args.seed or 0, order=args.order or 'together')
+    images = sample(model, n=count, calls=_budget(args), price=price, progress=True, **words).cpu()
     say(f'{price.setting}; {price}')
     for path, image in zip(singles, images):
         _write(path, image)
@@ -195,7 +187,7 @@ def mask_from(
         )
     return mask
 
-
+# %% ../nbs/library/252_commands.ipynb #6218fe22
 def _box(text, height, width):
     "A hole between two corners."
     top, left, bottom, right = (int(part) for part in text.split(','))
@@ -287,7 +279,7 @@ def _default_model():
             return name
     return 'digits-asyncpatch'
 
-
+# %% ../nbs/library/252_commands.ipynb #a23306c5
 def _inpaint_picture(args):
     "A picture with its hole filled, once for each seed."
     method, calls = _method_and_calls(args)
@@ -315,7 +307,7 @@ def _inpaint_picture(args):
         _write(out, _side_by_side(filled))
     return 0
 
-
+# %% ../nbs/library/252_commands.ipynb #7f67cb26
 def _side_by_side(pictures):
     "Pictures of one size in a row."
     width, height = pictures[0].size
@@ -344,7 +336,7 @@ BY_IMAGES = (
     *EVERYWHERE,
 )  # fmt: skip
 
-
+# %% ../nbs/library/252_commands.ipynb #811b90b1
 def _options(args, *names):
     "Options of `fit` that were typed."
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

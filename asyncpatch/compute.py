@@ -36,7 +36,9 @@ def operations(
 # %% ../nbs/library/240_compute.ipynb #298b215c
 @cache
 def _forward_and_training(config, size):
-    "Operations for one image, once through, and forth and back; the configuration comes as JSON to be remembered."
+    """Operations for one image, once through, and forth and back.
+
+    The configuration comes as JSON, to be remembered."""
     with torch.device('meta'):
         net = UNet(**json.loads(config))
     arguments = [
@@ -121,7 +123,7 @@ CHIPS = {chip.name: chip for chip in (Chip('H200', 989.5e12), Chip('TPU v6e', 91
 def utilisation(
     chip: str,  # one of `CHIPS`
 ) -> tuple[float, str]:  # the share of the peak, and "assumed" or "measured" with the day
-    """The utilisation of a chip in training: measured, where a record that ships says so, else assumed.
+    """The utilisation of a chip in training: measured, where a shipped record has it, or assumed.
 
     Raises `ValueError` for an unknown chip."""
     if chip not in CHIPS:

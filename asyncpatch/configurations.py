@@ -223,7 +223,7 @@ def launch_commands(
         f'{total:.2g} operations.',
     )
 
-
+# %% ../nbs/library/2431_configurations.ipynb #1db726ce
 def _launch_row(where, command, chip, chips, total):
     "One machine: the hours that follow from the operations."
     share, source = utilisation(chip)

@@ -9,6 +9,7 @@ __all__ = ['Opened', 'from_array', 'from_pil', 'from_tensor', 'open_pictures', '
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,18 +48,22 @@ def from_array(
     seen = x[..., :colours]
     if alpha:
         seen = seen * x[..., -1:] + 1 - x[..., -1:]
-
-    def restore(filled, known):
-        values = (filled.movedim(0, -1).double().clamp(-1, 1).numpy() + 1) / 2 * (high - low) + low
-        new, kept = pixels.copy(), known.numpy()[..., None]
-        new[..., :colours] = np.where(kept, new[..., :colours], values.round() if whole else values)
-        if alpha:
-            new[..., -1:] = np.where(kept, new[..., -1:], high)
-        return new.reshape(array.shape)
-
+    restore = partial(_restored, pixels, array.shape, (low, high), colours, alpha)
     return Opened((2 * seen - 1).movedim(-1, 0).float(), restore, whole)
 
+# %% ../nbs/library/2450_conversion.ipynb #cc2b33ec
+def _restored(pixels, shape, ends, colours, alpha, filled, known):
+    "The array that was opened, with what was filled in place of what was missing."
+    low, high = ends
+    values = (filled.movedim(0, -1).double().clamp(-1, 1).numpy() + 1) / 2 * (high - low) + low
+    values = values if pixels.dtype.kind == 'f' else values.round()
+    new, kept = pixels.copy(), known.numpy()[..., None]
+    new[..., :colours] = np.where(kept, new[..., :colours], values)
+    if alpha:
+        new[..., -1:] = np.where(kept, new[..., -1:], high)
+    return new.reshape(shape)
 
+# %% ../nbs/library/2450_conversion.ipynb #0d7fe285
 def from_pil(
     picture: Image.Image,  # of any mode with 8 or 16 bits
 ) -> Opened:  # as `from_array`
@@ -76,7 +81,7 @@ def from_pil(
     restored = opened.restore
     return Opened(opened.x, lambda filled, known: Image.fromarray(restored(filled, known)), True)
 
-
+# %% ../nbs/library/2450_conversion.ipynb #cd46a613
 def from_tensor(
     tensor: Tensor,  # (C, H, W); bytes, or floats in [-1, 1]
 ) -> Opened:  # on the CPU, floats of 32 bits at least
@@ -162,7 +167,7 @@ def _boolean(known):
     require(boolean, 'known', wanted, got, TypeError)
     return known.cpu()
 
-
+# %% ../nbs/library/2450_conversion.ipynb #7fffd110
 def _planes(known, count):
     "A boolean mask as (H, W) for each picture."
     shape = tuple(known.shape)
@@ -204,7 +209,7 @@ def open_masks(
         require(tuple(plane.shape) == tuple(size), 'known', wanted, got)
     return planes
 
-
+# %% ../nbs/library/2450_conversion.ipynb #7e090b8f
 def _read_masks(known, sizes, white):
     "Masks that are pictures, read as those of files are."
     known = known.cpu().numpy() if isinstance(known, Tensor) else known

@@ -61,15 +61,18 @@ def _together(parts, rows, shared):
     shape = torch.broadcast_shapes(*(part.shape[1:] for part in parts))
     return torch.cat([part.expand(rows, *shape) for part in parts])
 
-
+# %% ../nbs/library/14_guidance.ipynb #7c2b9e41
 def weighted_answers(
     denoiser: DenoiserLike,  # the network, `denoiser(z, t, label, …)`
     terms: Sequence[tuple],  # weight (a number, or broadcastable to `z`) and question (z, t, …)
 ) -> Tensor:  # the sum, of the shape of `z`
     """$\\sum_kw_k\\,D(\\mathbf z_k,\\mathbf t_k,c_k,\\dots)$ in one call of the network.
 
-    Equal questions are merged; no class is label -1 in a mixed batch."""
+    Equal questions are merged; no class is label -1 in a mixed batch. An exact law, which says
+    `asked_apart`, is asked one after the other."""
     terms = _merged(terms)
+    if getattr(denoiser, 'asked_apart', False):
+        return sum(weight * denoiser(*question) for weight, question in terms)
     rows = len(terms[0][1][0])
     questions = zip(*(question for _, question in terms))
     together = [_together(parts, rows, place == 1) for place, parts in enumerate(questions)]

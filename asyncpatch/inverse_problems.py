@@ -381,7 +381,7 @@ def _chain(denoiser, noise, problem, t):
 
     return improved
 
-
+# %% ../nbs/library/210_inverse_problems.ipynb #e5c4e83f
 def _combined(tried, answers, ridge):
     """Anderson's next guess from the answers of the last rounds, (b, k, N).
 

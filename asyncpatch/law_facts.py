@@ -114,7 +114,7 @@ def patchwise_spread_cdf(
     d = spread.double().clamp(0, 1)
     return patches * d ** (patches - 1) - (patches - 1) * d**patches
 
-# %% ../nbs/library/110_law_facts.ipynb #e0f44600
+
 def asyncpatch_spread_cdf(
     spread: Tensor,  # where to evaluate, any shape
     patches: int,  # K
@@ -124,7 +124,7 @@ def asyncpatch_spread_cdf(
 
     Absolute error below 1e-8 for up to 4,096 patches.
 
-    Raises `TypeError` or `ValueError` unless `cap` is positive and `patches` a whole number from 1."""
+    Raises `TypeError` or `ValueError` unless `cap` is positive and `patches` whole, from 1 up."""
     check_count(patches=patches)
     K, c, d = patches, check_cap(cap), spread.double()
     a = (d / (2 * c)).clamp(0, 1)
@@ -164,17 +164,17 @@ def mean_and_spread(
     "The two numbers that App. C asks of a field of times: its mean and its spread $\\Delta=\\max_it_i-\\min_it_i$."
     return t.mean((1, 2, 3)), t.amax((1, 2, 3)) - t.amin((1, 2, 3))
 
-# %% ../nbs/library/110_law_facts.ipynb #42ecb1e2
+
 def near_synchronous_mass(
     mean: Tensor,  # mean time of each image, (n,)
     spread: Tensor,  # spread of each image, (n,)
     within: float = 0.1,  # an image is nearly synchronous when its spread is less
     low: float = 0.0,  # only images whose mean is at least this
     high: float = 1.0,  # and at most this
-) -> tuple[
-    float, float
-]:  # share of those images that are nearly synchronous, and its standard error; NaN where there is no such image
-    "The share of nearly synchronous images, $P(\\Delta<\\mathrm{within}\\mid\\mathrm{low}\\le\\mathrm{mean}\\le\\mathrm{high})$, from samples."
+) -> tuple[float, float]:  # share of nearly synchronous images among those, and its standard error
+    """$P(\\Delta<\\mathrm{within}\\mid\\mathrm{low}\\le\\mathrm{mean}\\le\\mathrm{high})$, from samples.
+
+    NaN where there is no such image."""
     chosen = spread[(mean >= low) & (mean <= high)]
     share = (chosen < within).float().mean().item()
     return share, math.sqrt(share * (1 - share) / max(len(chosen), 1))
@@ -184,7 +184,9 @@ def perlin_spread_cdf(
     spread: Tensor,  # where to evaluate, in [0, 1], any shape
     pixels: int,  # of the image, HW
 ) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
-    "Law of the spread of a Perlin image with one time per image: uniform, and 0 in two of HW + 1 cases; t_min = 0, t_max = 1."
+    """Law of the spread of a Perlin image with one time per image; t_min = 0, t_max = 1.
+
+    Uniform, and 0 in two of HW + 1 cases."""
     return (2 + (pixels - 1) * spread.double()) / (pixels + 1)
 
 
@@ -192,7 +194,9 @@ def td_paint_spread_cdf(
     spread: Tensor,  # where to evaluate, in [0, 1], any shape
     patches: int,  # K, patches of equal size
 ) -> Tensor:  # P(max - min of the times of an image <= `spread`), float64
-    "Law of the spread of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
+    """Law of the spread of a TD-Paint image with K equal patches (@eq-timesteps-two-times).
+
+    t_min = 0, t_max = 1."""
     return (1 + (patches - 1) * spread.double()) / patches
 
 
@@ -200,7 +204,9 @@ def td_paint_mean_cdf(
     mean: Tensor,  # where to evaluate, in [0, 1], any shape
     patches: int,  # K, patches of equal size
 ) -> Tensor:  # P(mean time of an image <= `mean`), float64
-    "Law of the mean of a TD-Paint image with K equal patches (@eq-timesteps-two-times); t_min = 0, t_max = 1."
+    """Law of the mean of a TD-Paint image with K equal patches (@eq-timesteps-two-times).
+
+    t_min = 0, t_max = 1."""
     return (
         (patches * mean.double().unsqueeze(-1) / torch.arange(1, patches + 1, device=mean.device))
         .clamp(max=1)

@@ -218,6 +218,22 @@ def fallen_leaves(
     return Fallen(centre, axes, frame, colour, torch.stack(u[8:], -1))
 
 # %% ../nbs/library/171_leaves.ipynb #f600052b
+def _coverage(leaves, shape, size):
+    "What part of each pixel every leaf would cover alone, (B, L, size, size); the last covers all."
+    at = (torch.arange(size, device=shape.device) + 0.5) / size
+    x, y, one = leaves.frame[..., None].unbind(-2)  # each (B, L, 2, 1)
+    across, down = x * at, y * at + one  # (B, L, 2, size)
+    part = torch.empty(*leaves.centre.shape[:2], size, size, device=shape.device)
+    for number, distance in enumerate(SHAPES):
+        of_shape = (shape == number).nonzero().flatten()
+        own = across[of_shape, ..., None, :] + down[of_shape, ..., None]  # (·, L, 2, H, W)
+        if len(of_shape):
+            axes = leaves.axes[of_shape, ..., None, None]
+            part[of_shape] = distance(*own.unbind(2), *axes.unbind(2))
+    part.mul_(-size).add_(0.5).clamp_(0, 1)[:, -1] = 1
+    return part
+
+# %% ../nbs/library/171_leaves.ipynb #6b993a6d
 def shares(
     leaves: Fallen,  # of B images
     shape: Tensor,  # which of `SHAPES` each image's leaves have, (B,)
@@ -226,25 +242,10 @@ def shares(
     """$w_l=c_l\\prod_{k<l}(1-c_k)$ with coverage $c=\\frac12-d\\cdot$size, cut off at 0 and 1.
 
     The last leaf covers the rest: the parts of a pixel sum to one."""
-    at = (torch.arange(size, device=shape.device) + 0.5) / size
-    x, y, one = leaves.frame[..., None].unbind(-2)  # each (B, L, 2, 1)
-    across, down = x * at, y * at + one  # (B, L, 2, size)
-    part = torch.empty(*leaves.centre.shape[:2], size, size, device=shape.device)
-    for number, distance in enumerate(SHAPES):
-        of_shape = (shape == number).nonzero().flatten()
-        own = (
-            across[of_shape, ..., None, :] + down[of_shape, ..., None]
-        )  # (B of this shape, L, 2, H, W)
-        if len(of_shape):
-            part[of_shape] = distance(
-                *own.unbind(2), *leaves.axes[of_shape, ..., None, None].unbind(2)
-            )
-    part.mul_(-size).add_(0.5).clamp_(0, 1)[:, -1] = 1
+    part = _coverage(leaves, shape, size)
     clear = torch.ones_like(part[:, 0])
-    best, owner = (
-        torch.zeros_like(clear),
-        torch.zeros(clear.shape, dtype=torch.int64, device=shape.device),
-    )
+    best = torch.zeros_like(clear)
+    owner = torch.zeros(clear.shape, dtype=torch.int64, device=shape.device)
     for number in range(part.shape[1]):
         taken = part[:, number].mul_(clear)
         clear = clear - taken

@@ -38,7 +38,7 @@ class Impulses(TorchFunctionMode):
         heard = torch.arange(len(noise), device=noise.device)[:, None] == number
         return noise + heard.reshape(noise.shape)
 
-
+# %% ../nbs/library/130_moments.ipynb #37176f60
 def _respond(step, denoiser, z, t, s, label, schedule):
     "b + F mu, F and G of one step at the mean `z` (@eq-moments), each response a row."
     size, draws = z.numel(), 3  # room for three draws of noise for each pixel

@@ -73,6 +73,30 @@ def _pooled_variance(groups):
     return sum(squares) / freedom, freedom
 
 # %% ../nbs/library/242_products.ipynb #d8e300e2
+def _record_of(product, result, scale, part, config, began):
+    "What was computed, with everything that is known about how it came to be."
+    about = {k: result.pop(k) for k in ('n', 'seeds', 'calls', 'features') if k in result}
+    return Record(
+        product.name,
+        product.claim,
+        product.paper,
+        scale,
+        part,
+        json.loads(json.dumps(config)),
+        config_hash(config),
+        unpack(pack(result)),
+        seconds=round(time.monotonic() - began, 1),
+        made=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        **about,
+        **environment(),
+    )
+
+
+def _comparable(ours, theirs):
+    "Our values of the cells that both records have and whose logarithms exist."
+    return {c: v for c, v in ours.items() if c in theirs and min(*v, *theirs[c]) > 0}
+
+# %% ../nbs/library/242_products.ipynb #fc372510
 HEAVY_OPERATIONS = 5e14  # some three hours of a core at 50 GFLOP/s
 
 
@@ -140,24 +164,9 @@ class Product:
         return record
 
     def _compute(self, scale, part, config):
-        "The record, with everything that is known about how it came to be."
+        "The record; its seconds are those of the computation."
         began = time.monotonic()
-        result = dict(self.compute(config))
-        about = {k: result.pop(k) for k in ('n', 'seeds', 'calls', 'features') if k in result}
-        return Record(
-            self.name,
-            self.claim,
-            self.paper,
-            scale,
-            part,
-            json.loads(json.dumps(config)),
-            config_hash(config),
-            unpack(pack(result)),
-            seconds=round(time.monotonic() - began, 1),
-            made=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-            **about,
-            **environment(),
-        )
+        return _record_of(self, dict(self.compute(config)), scale, part, config, began)
 
     def compare(self, record: Record) -> list[dict]:
         "Compare the `cells` of a quick record with the record that ships (`agreement`)."
@@ -165,12 +174,12 @@ class Product:
         if shipped is None or 'cells' not in record.data or 'cells' not in shipped.data:
             return []
         ours, theirs = record.data['cells'], shipped.data['cells']
-        compared = [c for c in ours if c in theirs and min(*ours[c], *theirs[c]) > 0]
+        compared = _comparable(ours, theirs)
         if left := len(ours) - len(compared):
             notify(f'{self.name}: {left} numbers, which may be negative, are not compared')
         if not compared:
             return []
-        rows = agreement({c: ours[c] for c in compared}, theirs)
+        rows = agreement(compared, theirs)
         folder = runs_folder(record.scale) / 'agreement'
         write_atomically(folder / f'{self.name}.json', json.dumps(rows, indent=1))
         agree = sum(row['agrees'] for row in rows)
@@ -189,9 +198,8 @@ class Product:
         scales = [s for s in SCALES if self.shipped(s) is not None]
         for s in scales:
             record = self.shipped(s)
-            assert record.config_hash == config_hash(self.config(s, 'full')), (
-                f'{self.name} at {s}: made with another configuration than the notebook has now; '
-                'make it again'
-            )
+            same = record.config_hash == config_hash(self.config(s, 'full'))
+            other = 'made with another configuration than the notebook has now; make it again'
+            assert same, f'{self.name} at {s}: {other}'
             check_drawing(self.drawing(record), checkout() / 'figures' / s / self.name)
         return scales

@@ -256,7 +256,7 @@ AUTOENCODERS = {
     'autoencoder-consistent': dict(consistency=0.3),
 }  # what each has in place of the defaults of network or loss
 
-
+# %% ../nbs/library/243_recipes.ipynb #5b037416
 def parse_model_name(
     name: str,  # of a model, see the table above
 ) -> tuple[str, ModelLaw | None]:  # its kind, and its law of times

@@ -127,7 +127,7 @@ def _find_images(scale):
             cifar10()  # says how to get them
         os.environ['ASYNCPATCH_DATA'] = str(folder.resolve())
 
-
+# %% ../nbs/library/251_reproduction.ipynb #28c02f9c
 def reproduce(
     scale: str = 'digits',  # where to run, one of `MADE_AT`
     only: Sequence[str] = (),  # products, all if empty
@@ -186,7 +186,7 @@ def _disagreements(scale, names):
             ]
     return alarms
 
-
+# %% ../nbs/library/251_reproduction.ipynb #061ffa2f
 def _summary(scale, part, names):
     "Print where every product is, and whether it agrees with the record that ships."
     if scale == 'smoke':

@@ -47,7 +47,7 @@ def squares_table(
     t: Tensor,  # times, (n, 1, H, W), the same all over each aligned square
     side: int,  # of those squares, in pixels
 ) -> TimeTable:  # of the same field, K = ceil(H/side) ceil(W/side)
-    "The table of a field that is constant on aligned squares (not checked): times at their corners."
+    "The table of a field constant on aligned squares (not checked): times at their corners."
     n, _, height, width = t.shape
     corners = t[:, 0, ::side, ::side]
     y = torch.arange(height, device=t.device) // side
@@ -207,7 +207,7 @@ def embed_table(
         for field, row in zip(fields, rows)
     ]
 
-
+# %% ../nbs/library/150_tables.ipynb #6c627a13
 def ask_by_table(
     net: nn.Module,  # a `UNet` or a `Transformer`
     z: Tensor,  # noisy images, (B, C, H, W)
@@ -425,7 +425,7 @@ def rms_norm(
 
 # %% ../nbs/library/150_tables.ipynb #e2eda119
 def keep_freed_memory() -> None:
-    "Have the C library (glibc) keep freed blocks, for this process and for good; a no-op elsewhere."
+    "Have the C library (glibc) keep freed blocks, in this process for good; a no-op elsewhere."
     library = ctypes.CDLL(None) if sys.platform.startswith('linux') else None
     if not hasattr(library, 'mallopt'):
         return

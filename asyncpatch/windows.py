@@ -18,7 +18,9 @@ def window_starts(
     size: int,  # pixels of a window
     stride: int,  # largest step from one window to the next
 ) -> Tensor:  # first pixel of each window, (windows,)
-    "Evenly spread windows: the first begins the side, the last ends it, neighbours are at most `stride` apart."
+    """Evenly spread windows, at most `stride` apart.
+
+    The first begins the side, the last ends it."""
     return torch.linspace(0, length - size, -(-(length - size) // stride) + 1).round().long()
 
 # %% ../nbs/library/131_windows.ipynb #a7c06beb
