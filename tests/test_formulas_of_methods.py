@@ -16,7 +16,8 @@ from asyncpatch.adaptive import calibration
 from asyncpatch.budgets import calls_of, plan, setting
 from asyncpatch.denoisers import CountCalls
 from asyncpatch.distances import transport_cost
-from asyncpatch.guidance import weighted_answers
+from asyncpatch.garments import garments
+from asyncpatch.guidance import InputGuidance, weighted_answers
 from asyncpatch.inpainting import biharmonic, pose
 from asyncpatch.inverse_problems import ddnm, dps, mcg
 from asyncpatch.joint import toy_gaussian
@@ -295,3 +296,18 @@ def test_one_claim_with_a_control_shows_the_column_of_all():
     assert [row[-1] for row in table.rows] == ['', '0.25']
     del claims['held']
     assert len(claims_table(record).header) == 3
+
+
+@pytest.mark.parametrize('label', [None, torch.arange(4)])
+def test_an_exact_law_is_asked_apart_and_answers_as_in_one_batch(label):
+    world = garments('garments14', torch.float64)
+    z = torch.randn(4, 1, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.full((1, 1, 14, 14), 0.5, dtype=torch.float64)
+    t[..., :7] = 0
+    noise = torch.ones(1, 1, 14, 14, dtype=torch.float64)
+    settings = dict(weight=1.5, noise=noise, schedule=world.schedule)
+    apart = InputGuidance(world, **settings)(z, t, label)
+    together = InputGuidance(lambda *question: world(*question), **settings)(z, t, label)
+    assert (apart - together).abs().max() < 1e-9
+    unguided = world(z, t, label)
+    assert (apart - unguided).abs().max() > 1e-3  # the control: guidance changes the answer
