@@ -49,7 +49,7 @@ def _law(oracle, method, x, known, parameters, n, seed):
     cov = values.T.cov().reshape(values.shape[1], -1)
     return _Law(values.mean(0), cov, values, *made[1:4])
 
-
+# %% ../nbs/library/211_exact_comparison.ipynb #78d80060
 def _gaussian_nats(truth, mean, cov):
     "E_q log p and KL(q|p) of normal laws, the second infinite for a q without spread."
     off, size = mean - truth.mean, len(mean)
@@ -205,7 +205,7 @@ LOOK = {  # label, colour, marker
     'biharmonic': ('biharmonic', '#777777', '_'),
 }
 
-
+# %% ../nbs/library/211_exact_comparison.ipynb #61e1af45
 def _density(row, at, width=0.07):
     "Density of one unknown pixel: normal where moments are exact, else smoothed quantiles."
     exact = row['quantiles'] is None
@@ -234,7 +234,7 @@ def _draw_laws(ax, rows, names, truth, at, tallest):
     ax.set(ylim=(-0.1, len(names) + 0.2), yticks=[], xlim=(at[0].item(), at[-1].item()))
     _without_sides(ax, 'left', 'right', 'top')
 
-
+# %% ../nbs/library/211_exact_comparison.ipynb #51c0539d
 def _draw_prices(ax, price, places):
     "Distance against calls, each line named at its end."
     named = {'native': 'AsyncPatch,\nsupervised', 'mcg': 'MCG, + gradients'}
