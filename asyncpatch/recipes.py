@@ -51,7 +51,7 @@ CIFAR10_RECIPE = dict(
 # %% ../nbs/library/243_recipes.ipynb #4e6fa9b5
 GPU_BUDGET = dict(steps=None, minutes=4, batch=512, lr=1e-3, warmup=200, precision='bf16')
 TEXTURE_BUDGET = dict(steps=12000, batch=128, lr=3e-3, warmup=200, floor=0.02)
-COLOUR_BUDGET = dict(steps=3000, batch=64, lr=2e-3, warmup=200, floor=0.02)  # an hour of a core
+COLOUR_BUDGET = dict(steps=2000, batch=64, lr=2e-3, warmup=200, floor=0.02)  # an hour of a core
 
 RECIPES = {
     'smoke': dict(
