@@ -274,7 +274,7 @@ def _open(path, longest):
 
 def _default_model():
     "The best that ships for pictures in colour."
-    for name in ('leaves-asyncpatch', 'leaves16-asyncpatch'):
+    for name in ('textures-colour-asyncpatch', 'leaves16-asyncpatch'):
         if f'{name}-0' in shipped():
             return name
     return 'digits-asyncpatch'

@@ -23,9 +23,10 @@ UNSEEN_SCENES = ('cliff', 'paving', 'ceramic')
 # %% ../nbs/library/2447_texture_scenes.ipynb #c290952a
 def texture_scene(
     name: str,  # of a texture
-) -> tuple[Tensor, int]:  # in [-1, 1], (1, 1, 96, at most 96), and its class, -1 for an unseen one
+    colour: bool = False,  # three channels in place of one
+) -> tuple[Tensor, int]:  # in [-1, 1], (1, C, 96, at most 96), and its class, -1 for an unseen one
     "A held-out piece of a texture and its class. Raises as `texture_region`."
-    page = texture_region(name)[None, :, :SCENE_SIDE, :SCENE_SIDE]
+    page = texture_region(name, colour=colour)[None, :, :SCENE_SIDE, :SCENE_SIDE]
     return page, TEXTURE_CLASSES.index(name) if name in TEXTURE_CLASSES else -1
 
 
@@ -46,15 +47,18 @@ def stream(
 def texture_network(
     name: str,  # such as "asyncpatch" or "image-conditioned"
     scale: str,  # where a page is run
+    colour: bool = False,  # three channels in place of one
 ) -> Denoiser | None:  # None where it is not on this machine
     "A network of textures, seed 0; at smoke a tiny one with random weights."
     if scale == 'smoke':
-        sides = dict(channels=1, base=8, multipliers=[1, 2], blocks=[1, 1], classes=12)
+        sides = dict(base=8, multipliers=[1, 2], blocks=[1, 1], classes=12)
+        sides |= dict(channels=3 if colour else 1)
         condition = 2 if name == 'image-conditioned' else 0
         return Denoiser(UNet(**sides, condition=condition).eval())
-    own = runs_folder('textures') / 'models' / f'{name}-0' / 'weights.safetensors'
-    for path in (SHIPPED / f'textures-{name}-0.safetensors', own):
+    family = 'textures-colour' if colour else 'textures'
+    own = runs_folder(family) / 'models' / f'{name}-0' / 'weights.safetensors'
+    for path in (SHIPPED / f'{family}-{name}-0.safetensors', own):
         if path.is_file():
             return load(path)
-    notify(f'textures-{name}-0 is not on this machine and is left out')
+    notify(f'{family}-{name}-0 is not on this machine and is left out')
     return None
