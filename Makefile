@@ -47,7 +47,7 @@ test: setup ## exported, clean, every notebook run, every law asserted
 	$(BIN)/python tools/check_style.py
 	$(BIN)/python tools/check_names.py
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/nbdev_test --timing --n_workers 2
-	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 TORTURED = kill kill_products fuzz surroundings
 torture: setup ## hours: kills at 50 instants of each kind, 5,000 damaged files, every mutant
@@ -57,7 +57,7 @@ torture: setup ## hours: kills at 50 instants of each kind, 5,000 damaged files,
 	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke $(BIN)/python tools/mutants.py
 
 oldest: .oldest/.ready ## every test again with the oldest torch that settings.ini admits
-	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke .oldest/bin/python -m pytest -q tests
+	OMP_NUM_THREADS=1 ASYNCPATCH_SCALE=smoke .oldest/bin/python -m pytest -q -n 2 --dist loadfile tests
 
 .oldest/.ready: settings.ini setup.py
 	$(PYTHON) -m venv .oldest

@@ -426,7 +426,7 @@ class CountCalls(Wrapper):
     def prepare(self, maps, like):
         return _Counted(self, prepare(self.denoiser, maps, like))
 
-
+# %% ../nbs/theory/001_denoisers.ipynb #f0bffa632
 class _Counted(Wrapper):
     "A denoiser whose calls are counted by another object."
 

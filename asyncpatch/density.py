@@ -26,7 +26,7 @@ def _log_ray(h, shape):
     k, R = check_positive_tensor(k.reshape(-1), 'shape').expand(h.shape[-1]), h.sum(-1)
     return k.sum().lgamma() - k.lgamma().sum() + ((k - 1) * h.log()).sum(-1) - k.sum() * R.log() + R
 
-# %% ../nbs/theory/03_density.ipynb #d605b3fd
+
 def log_density(
     h: Tensor,  # positive hazards of the token times, (..., N)
     shape: float | Tensor = 1.0,  # Gamma shape of the rates (the paper: 1), one or (N,)
@@ -39,7 +39,7 @@ def log_density(
     common, log_L = _log_ray(h, shape), (h.double().log() - h.double()).logsumexp(-1)
     return common + log_L - h.shape[-1] * math.log(1 - 2 * check_eps(eps))
 
-# %% ../nbs/theory/03_density.ipynb #821b666c
+
 def log_flux(
     h: Tensor,  # positive hazards of the token times, (..., N)
     shape: float | Tensor = 1.0,  # Gamma shape of the rates (the paper: 1), one or (N,)

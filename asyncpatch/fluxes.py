@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .conventions import DenoiserLike
+from .conventions import DenoiserLike, require
 from asyncpatch.elbo_estimator import (
     BitsPerDimension,
     TimeRule,
@@ -40,6 +40,15 @@ def synchronous_times(
     return t, span * t
 
 # %% ../nbs/theory/05_fluxes.ipynb #ab07fc70
+def _ranks(n, tokens, order, generator, device):
+    "When each token is generated, in each of n draws: by the order, or by one at random."
+    if order is None:
+        return torch.rand(n, tokens, generator=generator, device=device).argsort(1)
+    is_order = torch.equal(order.cpu().sort().values, torch.arange(tokens))
+    require(is_order, 'order', f'be a permutation of {tokens} tokens', order.tolist())
+    return order.to(device).argsort().expand(n, tokens)
+
+
 def ordered_times(
     n: int,  # number of draws, stratified together
     tokens: int,  # number of tokens N
@@ -53,14 +62,7 @@ def ordered_times(
 
     Raises `ValueError` for `eps` outside (0, 1/2) and an order that is no permutation."""
     span, u = math.log((1 - check_eps(eps, zero=False)) / eps), stratified(n, generator)
-    if order is None:
-        rank = torch.rand(n, tokens, generator=generator, device=u.device).argsort(1)
-    else:
-        if not torch.equal(order.cpu().sort().values, torch.arange(tokens)):
-            raise ValueError(
-                f"order must be a permutation of {tokens} tokens, got {order.tolist()}"
-            )
-        rank = order.to(u.device).argsort().expand(n, tokens)  # when a token is generated
+    rank = _ranks(n, tokens, order, generator, u.device)
     now = torch.randint(tokens, (n, 1), generator=generator, device=u.device)
     t = torch.full((n, tokens), eps, dtype=u.dtype, device=u.device)
     t = t.masked_fill(rank > now, 1 - eps)
@@ -83,29 +85,21 @@ def family(
         for name, rule in rules.items()
     }
 
-
+# %% ../nbs/theory/05_fluxes.ipynb #57d8cbcd1
 def contradiction(
-    estimates: Mapping[
-        str, BitsPerDimension
-    ],  # bits per dimension under each rule, of the same images
+    estimates: Mapping[str, BitsPerDimension],  # under each rule, of the same images
 ) -> tuple[str, str, float, float]:  # lowest, highest, difference in bits and in standard errors
     """The two members of the family that are furthest apart in standard errors.
 
     Beyond 4.5 the network contradicts itself. Raises `ValueError` for fewer than two members
     or members of a single pass, whose error is unknown."""
-    if len(estimates) < 2 or any(math.isnan(one.of_draws) for one in estimates.values()):
-        raise ValueError(
-            f"estimates must be two or more, each of at least two passes, got {dict(estimates)}"
-        )
-    pairs = [
-        (
-            low,
-            high,
-            estimates[high].bits - estimates[low].bits,
-            math.hypot(estimates[low].of_draws, estimates[high].of_draws),
-        )
-        for low, high in itertools.permutations(estimates, 2)
-        if estimates[high].bits >= estimates[low].bits
-    ]
-    low, high, bits, error = max(pairs, key=lambda pair: pair[2] / pair[3])
-    return low, high, bits, bits / error
+    known = not any(math.isnan(one.of_draws) for one in estimates.values())
+    wanted = 'be two or more, each of at least two passes'
+    require(len(estimates) >= 2 and known, 'estimates', wanted, dict(estimates))
+    pairs = []
+    for low, high in itertools.permutations(estimates, 2):
+        bits = estimates[high].bits - estimates[low].bits
+        if bits >= 0:
+            error = math.hypot(estimates[low].of_draws, estimates[high].of_draws)
+            pairs.append((low, high, bits, bits / error))
+    return max(pairs, key=lambda pair: pair[3])

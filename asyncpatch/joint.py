@@ -45,30 +45,32 @@ def _observe(z, alpha, sigma, means, covs):
     """Of each component: log-likelihood of z, (B, K), the factor of M, and w = M^-1 (z - A m).
 
     The last is (B, K, D)."""
-    M = (
-        alpha[:, None, :, None] * covs * alpha[:, None, None, :]
-        + torch.diag_embed(sigma**2)[:, None]
-    )  # (b, K, D, D), b is 1 or B
+    scaled = alpha[:, None, :, None] * covs * alpha[:, None, None, :]
+    M = scaled + torch.diag_embed(sigma**2)[:, None]  # (b, K, D, D), b is 1 or B
     constant = M.diagonal(dim1=-2, dim2=-1) == 0
-    factor, failed = torch.linalg.cholesky_ex(M + torch.diag_embed(constant.to(M)))
+    factor = _factor(M + torch.diag_embed(constant.to(M)))
+    residual = z[:, None] - alpha[:, None] * means
+    rounding = 1e-6 * (1 + means.abs())  # of float32 data
+    impossible = (constant & (residual.abs() > rounding)).any(-1)
+    residual = residual.masked_fill(constant, 0)
+    w = _solve(factor, residual)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    free = (~constant).to(M).sum(-1)
+    log_lik = -((residual * w).sum(-1) + log_det + free * math.log(2 * math.pi)) / 2
+    return log_lik.masked_fill(impossible, -math.inf), factor, w
+
+
+def _factor(M):
+    "The Cholesky factor of covariances of z_t."
+    factor, failed = torch.linalg.cholesky_ex(M)
     if failed.any():
         raise ValueError(
             "t leaves z_t without a density: where sigma = 0, "
             "the covariance of the data must not be singular"
         )
-    residual = z[:, None] - alpha[:, None] * means
-    impossible = (constant & (residual.abs() > 1e-6 * (1 + means.abs()))).any(
-        -1
-    )  # up to the rounding of float32 data
-    residual = residual.masked_fill(constant, 0)
-    w = _solve(factor, residual)
-    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_lik = (
-        -((residual * w).sum(-1) + log_det + (~constant).to(M).sum(-1) * math.log(2 * math.pi)) / 2
-    )
-    return log_lik.masked_fill(impossible, -math.inf), factor, w
+    return factor
 
-
+# %% ../nbs/theory/01_joint.ipynb #03ff01341
 def _solve(factor, residual):
     "M^-1 residual, with one factor for the whole batch where its times are one field."
     b, (B, K, D) = len(factor), residual.shape
@@ -134,7 +136,7 @@ def component_labels(
     require(bool((labels >= 0).all()), 'labels', wanted, labels.tolist())
     return labels
 
-
+# %% ../nbs/theory/01_joint.ipynb #f712cb9b2
 def _check_cov(cov, shape, name):
     require(cov.shape == shape, name, f'have shape {tuple(shape)}', tuple(cov.shape))
     scale, skew = cov.abs().max().item(), (cov - cov.mT).abs().max().item()
@@ -186,7 +188,7 @@ class ExactLaw:
         return self
 
 # %% ../nbs/theory/01_joint.ipynb #0d8c62fe
-class _Components(ExactLaw):
+class _Described(ExactLaw):
     "Weights, means and classes of a mixture, and what a denoiser knows."
 
     _tensors = ('log_weights', 'means')
@@ -221,6 +223,10 @@ class _Components(ExactLaw):
 
     def __repr__(self):
         return f"{type(self).__name__} of {len(self.means)} over {tuple(self.shape)}"
+
+# %% ../nbs/theory/01_joint.ipynb #0d8c62fe2
+class _Components(_Described):
+    "Which components a class leaves, and one of them for each sample."
 
     def _log_weights(self, label, count):
         "Log-weights of the components that a class leaves, (K,) or (count, K)."

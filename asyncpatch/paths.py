@@ -55,7 +55,7 @@ def auxiliary_time(
     alpha: Tensor,  # positive clock rates, (..., N)
     tau: Tensor | float,  # physical times in [0, N], broadcastable to (...)
 ) -> Tensor:  # sigma in [0, inf], (...); no gradient flows through it
-    """Auxiliary from physical time: the inverse of @eq-path-physical by a monotone Newton iteration.
+    """Auxiliary from physical time: @eq-path-physical inverted by a monotone Newton iteration.
 
     Raises `ValueError` for rates that are not positive, `tau` outside [0, N], or shapes that
     do not match."""

@@ -89,3 +89,9 @@ def test_a_long_cell_needs_a_reason_and_a_reason_a_long_cell(tmp_path):
     assert kinds({}) == ['long cells']
     assert kinds({'f': 'one table'}) == []
     assert kinds({'g': 'gone'}) == ['long cells', 'reasons not needed']
+
+
+def test_a_missing_ruff_is_said(monkeypatch):
+    monkeypatch.setattr(check_style.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='ruff is not installed here: `make setup` installs it'):
+        check_style.ruff('check')

@@ -14,6 +14,7 @@ reason, under the name of what it defines first, is not counted; a reason that n
 
 import argparse
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -226,7 +227,9 @@ def admitted():
 
 
 def ruff(*arguments):
-    "What ruff says about all files: its exit status and standard output."
+    "What ruff says about all files."
+    if importlib.util.find_spec('ruff') is None:
+        raise SystemExit('ruff is not installed here: `make setup` installs it')
     call = [sys.executable, '-m', 'ruff', *arguments, 'nbs', *PYTHON]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     if done.returncode > 1:

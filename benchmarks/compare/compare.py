@@ -484,7 +484,8 @@ def write(rows, seconds):
 Written by `make compare` ({versions}; Python {platform.python_version()}, {seconds:.0f} s).
 {N["pair"]:,} samples of the pair, {N["cloud"]:,} of a smooth 3 × 4 image with its right half
 missing (its means and spreads are too many to print). `z` is the largest deviation of mean and
-covariance from the prediction, in standard errors. The truth for the pair is mean 1.2, standard deviation 0.6.
+covariance from the prediction, in standard errors. The truth for the pair is mean 1.2, standard
+deviation 0.6.
 
 {chr(10).join(table)}
 
