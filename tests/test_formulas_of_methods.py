@@ -311,3 +311,18 @@ def test_an_exact_law_is_asked_apart_and_answers_as_in_one_batch(label):
     assert (apart - together).abs().max() < 1e-9
     unguided = world(z, t, label)
     assert (apart - unguided).abs().max() > 1e-3  # the control: guidance changes the answer
+
+
+def test_a_sum_of_answers_weights_one_answer_and_keeps_a_shared_map():
+    asked = []
+
+    def doubled(z, t, label=None):
+        asked.append((len(z), len(t)))
+        return 2 * z
+
+    z, one_map = torch.randn(3, 1, 1, 2, generator=seeded()), torch.full((1, 1, 1, 2), 0.5)
+    assert torch.equal(weighted_answers(doubled, [(2.0, (z, one_map))]), 4 * z)
+    terms = [(2.0, (z, one_map)), (-1.0, (z + 1, one_map))]
+    assert torch.allclose(weighted_answers(doubled, terms), 2 * z - 2, atol=1e-6)
+    weighted_answers(doubled, [(2.0, (z, one_map)), (-1.0, (z, one_map / 2))])
+    assert asked == [(3, 1), (6, 1), (6, 6)]
