@@ -20,7 +20,7 @@ from asyncpatch.garments import garments
 from asyncpatch.guidance import InputGuidance, weighted_answers
 from asyncpatch.inpainting import biharmonic, pose
 from asyncpatch.inverse_problems import ddnm, dps, mcg
-from asyncpatch.joint import toy_gaussian
+from asyncpatch.joint import smooth_gaussian, toy_gaussian
 from asyncpatch.laws import asyncpatch as asyncpatch_law
 from asyncpatch.lowrank import LowRankMixture
 from asyncpatch.objectives import SharedUncertainty, Velocity, sid2_weight
@@ -326,3 +326,11 @@ def test_a_sum_of_answers_weights_one_answer_and_keeps_a_shared_map():
     assert torch.allclose(weighted_answers(doubled, terms), 2 * z - 2, atol=1e-6)
     weighted_answers(doubled, [(2.0, (z, one_map)), (-1.0, (z, one_map / 2))])
     assert asked == [(3, 1), (6, 1), (6, 6)]
+    both = weighted_answers(doubled, [(1.0, (z, one_map)), (1.0, (z + 1, one_map))])
+    assert torch.allclose(both, 4 * z + 2, atol=1e-6)
+
+
+def test_a_smooth_world_has_the_length_that_was_asked_for():
+    row = smooth_gaussian((1, 1, 4), length=2.0, white=0.25).cov[0]
+    wanted = [1.0, *(0.75 * math.exp(-(d**2) / 8) for d in (1, 2, 3))]
+    assert torch.allclose(row, torch.tensor(wanted, dtype=row.dtype), atol=1e-12)
