@@ -273,11 +273,9 @@ def _open(path, longest):
 
 
 def _default_model():
-    "The best that ships for pictures in colour."
-    for name in ('textures-colour-asyncpatch', 'leaves16-asyncpatch'):
-        if f'{name}-0' in shipped():
-            return name
-    return 'digits-asyncpatch'
+    "What ships for pictures in colour."
+    colour = 'textures-colour-asyncpatch'
+    return colour if f'{colour}-0' in shipped() else 'digits-asyncpatch'
 
 # %% ../nbs/library/252_commands.ipynb #a23306c5
 def _inpaint_picture(args):

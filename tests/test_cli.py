@@ -120,7 +120,7 @@ def test_transparency_is_kept_or_said_to_be_lost(tmp_path):
     noise = np.random.RandomState(0).randint(0, 255, (16, 16, 4), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / 'half.png')
     asked = ('inpaint', tmp_path / 'half.png', '--mask', '2,2,6,6', '--calls', '2')
-    asked = (*asked, '--model', 'leaves16-asyncpatch')
+    asked = (*asked, '--model', 'textures-colour-asyncpatch')
     assert asyncpatch(*asked, '--out', tmp_path / 'a.png').returncode == 0
     after = np.asarray(Image.open(tmp_path / 'a.png'))
     known = np.ones((16, 16), bool)

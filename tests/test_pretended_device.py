@@ -36,7 +36,11 @@ from asyncpatch.windows import Windowed
 
 ROOT = Path(__file__).resolve().parent.parent
 POSSIBLE = hasattr(backend_registration, '_setup_privateuseone_for_python_backend')
-DIGITS, LATENT, COLOUR = 'digits-asyncpatch', 'fashion-latent-asyncpatch', 'leaves16-asyncpatch'
+DIGITS, LATENT, COLOUR = (
+    'digits-asyncpatch',
+    'fashion-latent-asyncpatch',
+    'textures-colour-asyncpatch',
+)
 MODELS = (DIGITS, 'garments', LATENT, COLOUR)
 
 
